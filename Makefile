@@ -1,0 +1,113 @@
+# What each target does: `make help`. Everything happens in .venv in this
+# folder; the first `make demo` or `make test` makes it, later calls reuse it.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# The locked packages have wheels for Python 3.11 to 3.13.
+PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
+BACKENDS := $(or $(BACKEND),tensorflow jax torch)
+
+# torch is not in the locks, because a plain `torch` brings CUDA along. Its CPU
+# build is looked for as pip is configured here, then in PyTorch's own index.
+TORCH := torch==2.13.0+cpu
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+INSTALL := $(PIP) install -q --no-deps
+PROJECT := pyproject.toml setup.py keras_mgrade/version.py
+EXTRAS := tensorflow,jax,torch,tflite,compression,test,examples
+
+.PHONY: help demo test lint format lock resolve clean
+
+help:
+	@echo "make demo      trains and streams a small model (examples/quickstart.py)"
+	@echo "make test      lint, then the tests once per backend"
+	@echo "               (BACKEND=jax make test: only that one)"
+	@echo "make lint      ruff: rules and format"
+	@echo "make format    ruff: repairs what it can"
+	@echo "make lock      resolves requirements/*.in into the lock files"
+	@echo "make resolve   does the package resolve on Python 3.12 and 3.13?"
+	@echo "make clean     removes .venv, builds and caches"
+
+demo: $(VENV)/.demo
+	@$(PY) examples/quickstart.py
+
+# All parts run, whatever fails; the status at the end is that of the whole.
+test: $(VENV)/.dev
+	@failed=0; table=""; begin=$$SECONDS; \
+	part() { \
+	    local name="$$1" start=$$SECONDS result=passed; shift; \
+	    printf '\n== %s\n' "$$name"; \
+	    "$$@" || { result=FAILED; failed=1; }; \
+	    table+="$$(printf '%-20s %-7s %5d s' \
+	        "$$name" $$result $$((SECONDS - start)))"$$'\n'; \
+	    printf '== %s: %s, %d s\n' "$$name" $$result $$((SECONDS - start)); \
+	}; \
+	part lint $(MAKE) --no-print-directory lint; \
+	for backend in $(BACKENDS); do \
+	    part "tests, $$backend" \
+	        env KERAS_BACKEND=$$backend $(PY) -m pytest; \
+	done; \
+	printf '\n%s%-28s %5d s\n' "$$table" total $$((SECONDS - begin)); \
+	exit $$failed
+
+lint: $(VENV)/.dev
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+format: $(VENV)/.dev
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+lock: $(VENV)/.dev
+	@$(PY) requirements/lock.py
+
+# Resolves without installing: the package with every extra as a user would
+# get it, and the lock file as it stands.
+resolve: $(VENV)/.dev
+	@for version in 3.12 3.13; do \
+	    echo "resolving for Python $$version ..."; \
+	    dry="$(PIP) install -q --dry-run --ignore-installed \
+	        --only-binary=:all: --python-version $$version \
+	        --target $(VENV)/resolve"; \
+	    $$dry --no-build-isolation ".[$(EXTRAS)]" \
+	        && $$dry --no-deps -r requirements/dev.lock \
+	        || { echo "FAILED for Python $$version"; exit 1; }; \
+	done
+	@echo OK
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment. The demo's packages are part of the developer's, at the
+# same versions, so that both share one folder.
+
+$(PY):
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
+	    sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	    "Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is %d.%d: " % v + \
+	    "call make with PYTHON=/path/to/python3.11")'
+	@echo "making the environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV) || { rm -f $(PY); exit 1; }
+
+$(VENV)/.demo: requirements/demo.lock $(PROJECT) | $(PY)
+	@echo "installing the packages of requirements/demo.lock ..."
+	@$(INSTALL) --only-binary=:all: -r requirements/demo.lock
+	@echo "installing keras_mgrade itself ..."
+	@$(INSTALL) --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.lock $(PROJECT) | $(PY)
+	@echo "installing the packages of requirements/dev.lock ..."
+	@$(INSTALL) --only-binary=:all: -r requirements/dev.lock
+	@echo "installing $(TORCH) ..."
+	@$(INSTALL) $(TORCH) 2>/dev/null \
+	    || { echo "not found as pip is configured, trying $(TORCH_INDEX) ..."; \
+	         $(INSTALL) --index-url $(TORCH_INDEX) $(TORCH); }
+	@echo "installing keras_mgrade itself ..."
+	@$(INSTALL) --no-build-isolation -e .
+	@touch $(VENV)/.demo $@

@@ -1,0 +1,38 @@
+"""keras_mgrade: sequence layers for Keras 3 that run on microcontrollers."""
+
+import importlib
+from typing import Any
+
+from keras_mgrade import initializers, ops
+from keras_mgrade.layers import (
+    DelayConv1D,
+    MGrade,
+    MinGRU,
+    MinGRUCell,
+    TemporalPooling,
+)
+from keras_mgrade.memory import memory_report
+from keras_mgrade.streaming import compile_step, initial_states, streaming_model
+from keras_mgrade.version import __version__
+
+__all__ = [
+    "DelayConv1D",
+    "MGrade",
+    "MinGRU",
+    "MinGRUCell",
+    "TemporalPooling",
+    "__version__",
+    "compile_step",
+    "initial_states",
+    "initializers",
+    "memory_report",
+    "ops",
+    "streaming_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # `export` brings the file format's modules: imported when first used.
+    if name == "export":
+        return importlib.import_module("keras_mgrade.export")
+    raise AttributeError(f"module 'keras_mgrade' has no attribute {name!r}")

@@ -1,0 +1,129 @@
+"""Real input sequences for calibration and proof."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Columns = list[np.ndarray]
+
+
+def as_columns(calibration: Any, shapes: Sequence[tuple] | None) -> Columns:
+    """Join calibration sequences to one long stream for each input.
+
+    Sequences are run one after the other without setting the states back, so
+    one long sequence says the same.
+
+    Args:
+        calibration: Array (n, time, features), or a list of (time, features)
+            arrays; for a model with several inputs a list of tuples of them.
+        shapes: Shapes of one sample of each input, such as `[(6,)]`, or
+            `None` if they are not known yet.
+
+    Returns:
+        A list of float32 arrays (steps, features), one for each input.
+
+    Raises:
+        ValueError: If the sequences do not fit the inputs, are empty or not
+            finite.
+    """
+    if calibration is None or isinstance(calibration, (str, bytes, dict)):
+        raise ValueError(
+            "Expected `calibration` to be real input sequences, an array "
+            "(n, time, features) or a list of (time, features) arrays. "
+            f"Received: calibration={calibration!r}"
+        )
+    rows = [
+        list(row) if isinstance(row, (tuple, list)) and _several(row) else [row]
+        for row in calibration
+    ]
+    if not rows:
+        raise ValueError(
+            "Expected `calibration` to hold at least one sequence. "
+            "Received: an empty one"
+        )
+    rows = [[_numeric(column) for column in row] for row in rows]
+    check_rows(rows, shapes)
+    return [np.concatenate(columns) for columns in zip(*rows, strict=True)]
+
+
+def check_rows(rows: Sequence[Columns], shapes: Sequence[tuple] | None) -> None:
+    """Raise unless rows of arrays fit the inputs of a model.
+
+    Args:
+        rows: For each sequence one array for each input.
+        shapes: As for `as_columns`.
+
+    Raises:
+        ValueError: As `as_columns`.
+    """
+    counts = {len(row) for row in rows}
+    if len(counts) > 1 or (shapes is not None and counts != {len(shapes)}):
+        wanted = "the same number of" if shapes is None else str(len(shapes))
+        raise ValueError(
+            f"Expected `calibration` to give {wanted} arrays for every "
+            "sequence, one for each input of the model. Received: "
+            f"calibration with {sorted(counts)} arrays a sequence"
+        )
+    for row in rows:
+        _check_row(row, shapes)
+
+
+def _several(row: Any) -> bool:
+    """Whether a row is a tuple of sequences, not a sequence of samples."""
+    return all(np.ndim(column) >= 2 for column in row)
+
+
+def _numeric(column: Any) -> np.ndarray:
+    try:
+        return np.asarray(column, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Expected `calibration` to hold arrays of numbers. Received: "
+            f"an element of type {type(column).__name__} ({error})"
+        ) from error
+
+
+def _check_row(row: Columns, shapes: Sequence[tuple] | None) -> None:
+    for position, column in enumerate(row):
+        if shapes is None:
+            fits = column.ndim >= 1
+            wanted = "(time, features)"
+        else:
+            shape = tuple(shapes[position])
+            fits = column.ndim > 0 and column.shape[1:] == shape
+            wanted = f"({', '.join(map(str, ('time', *shape)))})"
+        if not fits or len(column) != len(row[0]) or len(column) == 0:
+            raise ValueError(
+                f"Expected each sequence in `calibration` to be {wanted}, "
+                "with at least one step and equally many for all inputs. "
+                f"Received: a sequence of shape {column.shape} for input "
+                f"{position}"
+            )
+        if not np.isfinite(column).all():
+            raise ValueError(
+                "Expected `calibration` to be finite. Fill or drop missing "
+                f"values. Received: {np.sum(~np.isfinite(column))} values "
+                f"that are not finite in a sequence of shape {column.shape}"
+            )
+
+
+def noise(shapes: Sequence[tuple], steps: int = 256) -> Columns:
+    """A stand-in for real data where only float parity is at stake."""
+    generator = np.random.default_rng(0)
+    return [
+        generator.standard_normal((steps, *shape)).astype(np.float32)
+        for shape in shapes
+    ]
+
+
+def save(path: str | os.PathLike, columns: Columns) -> None:
+    """Write columns as an npz archive."""
+    np.savez(path, *columns)
+
+
+def load(path: str | os.PathLike) -> Columns:
+    """Read what `save` wrote."""
+    with np.load(path) as archive:
+        return [archive[f"arr_{i}"] for i in range(len(archive.files))]

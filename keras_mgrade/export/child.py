@@ -1,0 +1,159 @@
+"""The conversion, in a process of its own.
+
+`python -m keras_mgrade.export.child job.json`
+
+The converter's bugs end a process, and it needs TensorFlow, whatever backend
+the caller uses. The job and its outcome are JSON files.
+"""
+
+import importlib
+import json
+import pathlib
+import re
+import sys
+import traceback
+import zipfile
+from typing import Any
+
+from keras_mgrade.export import calibration
+
+OUTCOME = "outcome.json"
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+
+
+def main(arguments: list[str]) -> int:
+    """Do one job and write its outcome beside it.
+
+    Args:
+        arguments: Path of the job's JSON file.
+
+    Returns:
+        Exit status: 0 if the job was done, 1 if it was refused.
+    """
+    job_path = pathlib.Path(arguments[0])
+    job = json.loads(job_path.read_text())
+    outcome: dict[str, Any] = {}
+    try:
+        outcome["results"] = convert_all(job)
+    except (ValueError, ImportError, RuntimeError) as error:
+        # What this package found is told as it is; anything else is a fault,
+        # and the caller is shown the end of the output.
+        if not _raised_here(error):
+            raise
+        message = str(error)
+        if isinstance(error, ImportError):
+            message += ". To convert, install keras_mgrade[tflite]"
+        kind = "ValueError" if isinstance(error, ValueError) else "RuntimeError"
+        outcome["error"] = {"kind": kind, "message": message}
+    job_path.with_name(OUTCOME).write_text(json.dumps(outcome))
+    return 1 if "error" in outcome else 0
+
+
+def _raised_here(error: Exception) -> bool:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return pathlib.Path(last.filename).is_relative_to(PACKAGE)
+
+
+def convert_all(job: dict[str, Any]) -> dict[str, Any]:
+    """Convert a model in all precisions of a job; results by precision."""
+    from keras_mgrade.export import device, lite, prove, result
+
+    stream = load_stream(job["model"], job["modules"])
+    model, layouts = device.device_form(stream)
+    samples = model.inputs[: len(model.inputs) - len(layouts)]
+    shapes = [tuple(t.shape[1:]) for t in samples]
+    if job["calibration"] is None:
+        columns = calibration.noise(shapes)
+        if any(t.dtype != "float32" for t in samples):
+            raise ValueError(
+                "Expected `calibration` for a model whose inputs are not "
+                "float32: noise is no valid input of it. Received: "
+                f"calibration=None, dtypes {[t.dtype for t in samples]}"
+            )
+    else:
+        columns = calibration.load(job["calibration"])
+        # They were joined before the shapes were known for certain.
+        calibration.check_rows([columns], shapes)
+    columns = [c.astype(t.dtype) for c, t in zip(columns, samples, strict=True)]
+    reference = prove.keras_outputs(stream, columns)
+    files = lite.convert(model, layouts, columns, list(job["paths"]))
+    results = {}
+    for precision, data in files.items():
+        path = pathlib.Path(job["paths"][precision])
+        path.write_bytes(data)
+        proof = prove.prove(path, precision, columns, reference)
+        made = lite.describe(path, precision, layouts, *proof)
+        results[precision] = result.to_json(made)
+    return results
+
+
+def load_stream(path: str, modules: list[str]) -> Any:
+    """The step model of the model in a `.keras` file, batch size 1.
+
+    Args:
+        path: A `.keras` file of a model or of its step model.
+        modules: Modules that define the model's layers.
+
+    Raises:
+        ValueError: If a module cannot be imported or the model cannot run as
+            a stream.
+    """
+    import keras
+
+    from keras_mgrade import streaming
+
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ValueError(
+                "Expected the layers of `model` to come from modules that "
+                "can be imported, since the conversion runs in a process of "
+                "its own. Put them into a module on the path. Received: "
+                f"module={module!r} ({error})"
+            ) from error
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except (TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            "Expected `model` to be loadable from a .keras file. Register "
+            "its layers with keras.saving.register_keras_serializable and "
+            f"put them into a module on the path. Received: {_gist(error)}"
+        ) from error
+    _compute_in_float32(model)
+    operations = getattr(model, "operations", [])
+    if not any(isinstance(op, streaming.Step) for op in operations):
+        return streaming.streaming_model(model, batch_size=1)
+    batches = {t.shape[0] for t in model.inputs}
+    if batches != {1}:
+        raise ValueError(
+            "Expected `model` to be a step model of batch size 1. Make it "
+            "with streaming_model(model, batch_size=1), or give the trained "
+            f"model itself. Received: batch sizes {sorted(batches, key=str)}"
+        )
+    return model
+
+
+def _gist(error: Exception) -> str:
+    """The telling line of an error of Keras, which prints the whole model."""
+    found = re.search(r"Could not locate [^.]*", str(error))
+    return found.group(0) if found else str(error).split("\n", 1)[0]
+
+
+def _compute_in_float32(model: Any) -> None:
+    """Undo mixed precision: the device computes in float32 or int8."""
+    for layer in model._flatten_layers():
+        if layer.variable_dtype != "float32":
+            raise ValueError(
+                "Expected `model` to have float32 weights. Make it under the "
+                "dtype policy 'float32' or a mixed one and copy the weights. "
+                f"Received: layer {layer.name!r} with dtype policy "
+                f"{layer.dtype_policy.name!r}"
+            )
+        if layer.compute_dtype != "float32":
+            layer.dtype_policy = "float32"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

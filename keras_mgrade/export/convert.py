@@ -1,0 +1,267 @@
+"""`to_tflite`: the caller's side of the conversion."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+from keras_mgrade.export import calibration as calibrations
+from keras_mgrade.export import result as results
+from keras_mgrade.export.child import OUTCOME
+from keras_mgrade.export.result import TFLiteModel
+
+PRECISIONS = ("float32", "mixed")
+
+
+def to_tflite(
+    model: Any,
+    path: str | os.PathLike,
+    precision: str | Sequence[str] = "mixed",
+    calibration: Any = None,
+) -> TFLiteModel | dict[str, TFLiteModel]:
+    """Export a trained model as a `.tflite` step model for devices.
+
+    The file computes one time step: inputs (x, states), outputs (y, states),
+    batch size 1, built-in operators only. It runs in LiteRT on phones and in
+    TFLite Micro on microcontrollers, and is handed out only after it
+    reproduced the Keras stream there (TFLite Micro where its wheel exists).
+
+    `"mixed"` has int8 weights and activations, delay lines among them, while
+    recurrent states, the operators that update them and layer normalisation
+    stay in float32, because a recurrent state in int8 forgets.
+
+    The conversion runs in a process of its own and needs TensorFlow there,
+    whatever backend this process uses. Layers of your own must be registered
+    and importable.
+
+    Example:
+
+    ```python
+    result = keras_mgrade.export.to_tflite(
+        model, "har.tflite", calibration=x_train[:64]
+    )
+    print(result)
+    y = keras_mgrade.export.LiteRTRunner("har.tflite").run(x_test[0])
+    ```
+
+    Args:
+        model: A model that `streaming_model` accepts, a step model made by
+            it, or the path of a `.keras` file with either.
+        path: Where to write the file. With several precisions it must contain
+            `{precision}`.
+        precision: `"float32"`, `"mixed"`, or a list of both, which are then
+            made from one start of the converter. Defaults to `"mixed"`.
+        calibration: Real input sequences, an array (n, time, features) or a
+            list of (time, features) arrays; a list of tuples of arrays for a
+            model with several inputs. Every step is run a few times: some
+            thousand steps are plenty. They set the ranges of `"mixed"` and
+            are what the file is checked on. Needed for `"mixed"`; defaults to
+            `None`, which checks a `"float32"` file on 256 steps of noise.
+
+    Returns:
+        A `TFLiteModel`, or a dictionary of them by precision if `precision`
+        is a list.
+
+    Raises:
+        ValueError: If an argument does not fit, or the model needs an
+            operator that TFLite Micro does not have.
+        RuntimeError: If the conversion failed or the file did not reproduce
+            the Keras stream. No file is written then.
+    """
+    several = not isinstance(precision, str)
+    wanted = _check_precision(precision)
+    paths = {p: _target(path, p, len(wanted) > 1) for p in wanted}
+    columns = _check_calibration(model, calibration, wanted)
+    with tempfile.TemporaryDirectory(prefix="keras_mgrade_") as folder:
+        work = pathlib.Path(folder)
+        saved = _save_model(model, work)
+        if columns is not None:
+            calibrations.save(work / "calibration.npz", columns)
+        made = {p: work / f"{p}.tflite" for p in wanted}
+        job = {
+            "model": str(saved),
+            "modules": _modules_of(saved),
+            "calibration": None
+            if columns is None
+            else str(work / "calibration.npz"),
+            "paths": {p: str(file) for p, file in made.items()},
+        }
+        outcome = _run_child(work, job)
+        for p in wanted:
+            _put(made[p], paths[p])
+            outcome[p]["path"] = str(paths[p])
+    models = {p: results.from_json(outcome[p]) for p in wanted}
+    return models if several else models[wanted[0]]
+
+
+def _check_precision(precision: str | Sequence[str]) -> list[str]:
+    wanted = [precision] if isinstance(precision, str) else list(precision)
+    unknown = [p for p in wanted if p not in PRECISIONS]
+    if unknown or not wanted or len(set(wanted)) != len(wanted):
+        raise ValueError(
+            f"Expected `precision` to be one of {PRECISIONS} or a list of "
+            f"them. Received: precision={precision!r}"
+        )
+    return wanted
+
+
+def _target(
+    path: str | os.PathLike, precision: str, several: bool
+) -> pathlib.Path:
+    text = os.fspath(path)
+    if several and "{precision}" not in text:
+        raise ValueError(
+            "Expected `path` to contain '{precision}' where several "
+            "precisions are exported, for example 'model_{precision}.tflite'."
+            f" Received: path={text!r}"
+        )
+    target = pathlib.Path(text.replace("{precision}", precision))
+    if not target.parent.is_dir():
+        raise ValueError(
+            "Expected `path` to lie in an existing folder. Create it first. "
+            f"Received: path={text!r}"
+        )
+    return target
+
+
+def _check_calibration(
+    model: Any, calibration: Any, wanted: list[str]
+) -> calibrations.Columns | None:
+    if calibration is None:
+        if "mixed" in wanted:
+            raise ValueError(
+                "Expected `calibration` for precision 'mixed': real input "
+                "sequences, an array (n, time, features) or a list of (time, "
+                "features) arrays, which set the ranges of the int8 tensors. "
+                "Received: calibration=None"
+            )
+        return None
+    return calibrations.as_columns(calibration, _sample_shapes(model))
+
+
+def _sample_shapes(model: Any) -> list[tuple] | None:
+    """Shapes of one sample of each input, where this process can know."""
+    inputs = getattr(model, "inputs", None) or []
+    # A step model, too, has inputs without a time axis.
+    if not inputs or any(
+        len(tensor.shape) < 2 or tensor.shape[1] is not None
+        for tensor in inputs
+    ):
+        return None
+    return [tuple(tensor.shape[2:]) for tensor in inputs]
+
+
+def _save_model(model: Any, folder: pathlib.Path) -> pathlib.Path:
+    if isinstance(model, (str, os.PathLike)):
+        path = pathlib.Path(model)
+        if not path.is_file() or not zipfile.is_zipfile(path):
+            raise ValueError(
+                "Expected `model` to be a Keras model or the path of a "
+                f".keras file. Received: model={str(model)!r}"
+            )
+        return path.resolve()
+    if not hasattr(model, "save"):
+        raise ValueError(
+            "Expected `model` to be a Keras model or the path of a .keras "
+            f"file. Received: model of type {type(model).__name__}"
+        )
+    path = folder / "model.keras"
+    model.save(path)
+    return path
+
+
+def _modules_of(saved: pathlib.Path) -> list[str]:
+    """Modules that define the registered classes of a `.keras` file."""
+    modules = set()
+
+    def visit(value: Any) -> None:
+        if isinstance(value, dict):
+            name, module = value.get("registered_name"), value.get("module")
+            # Keras leaves the module out for what a script itself defines.
+            if name and "class_name" in value and module in (None, "__main__"):
+                raise ValueError(
+                    "Expected the layers of `model` to come from modules that "
+                    "can be imported, since the conversion runs in a process "
+                    f"of its own. Move {value['class_name']!r} out of the "
+                    "script into a module. Received: "
+                    f"registered_name={name!r}"
+                )
+            if name and module:
+                modules.add(module)
+            value = list(value.values())
+        if isinstance(value, list):
+            for item in value:
+                visit(item)
+
+    with zipfile.ZipFile(saved) as archive:
+        visit(json.loads(archive.read("config.json")))
+    return sorted(m for m in modules if m.split(".")[0] != "keras")
+
+
+def _run_child(folder: pathlib.Path, job: dict[str, Any]) -> dict[str, Any]:
+    """Start the conversion and return its results by precision."""
+    job_path = folder / "job.json"
+    job_path.write_text(json.dumps(job))
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "tensorflow",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        # The converter has no use for an accelerator.
+        "CUDA_VISIBLE_DEVICES": "-1",
+        # Whatever this process can import, that one can.
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path),
+    }
+    done = subprocess.run(
+        # -P: the current folder must not come before this process's path.
+        [
+            *(sys.executable, "-P", "-m", "keras_mgrade.export.child"),
+            str(job_path),
+        ],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    outcome_path = folder / OUTCOME
+    outcome = {}
+    if outcome_path.is_file():
+        outcome = json.loads(outcome_path.read_text())
+    if done.returncode == 0 and "results" in outcome:
+        return outcome["results"]
+    error = outcome.get("error")
+    if error is not None:
+        kind = ValueError if error["kind"] == "ValueError" else RuntimeError
+        raise kind(error["message"])
+    tail = "\n".join(done.stdout.splitlines()[-30:])
+    how = f"exit status {done.returncode}"
+    if done.returncode < 0:
+        how = f"signal {-done.returncode}"
+    raise RuntimeError(
+        f"The conversion process ended with {how} and no file was written. "
+        f"The end of its output:\n{tail}"
+    )
+
+
+def _put(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Move a file to its place: there whole, or not at all."""
+    handle, name = tempfile.mkstemp(dir=target.parent, suffix=".part")
+    os.close(handle)
+    try:
+        shutil.copyfile(source, name)
+        # Readable as any other new file: mkstemp makes it private.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise

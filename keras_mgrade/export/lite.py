@@ -1,0 +1,179 @@
+"""From the device form of a step model to the bytes of `.tflite` files."""
+
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from keras_mgrade.export import flatbuffer as fb
+from keras_mgrade.export import fold, operators, tidy
+from keras_mgrade.export.interface import StateLayout, read_interface
+from keras_mgrade.export.prove import Deviation
+from keras_mgrade.export.quantize import quantize_mixed
+from keras_mgrade.export.ranges import stream_ranges
+from keras_mgrade.export.result import TFLiteModel
+
+
+def convert(
+    model: Any,
+    layouts: list[StateLayout],
+    columns: list[np.ndarray],
+    precisions: list[str],
+) -> dict[str, bytes]:
+    """Convert a device form in several precisions.
+
+    Args:
+        model: Device form, inputs (x..., states...) and outputs likewise.
+        layouts: Its states, from `device_form`.
+        columns: Calibration, one array (steps, features) for each input.
+        precisions: Of `"float32"` and `"mixed"`.
+
+    Returns:
+        The files' contents by precision.
+
+    Raises:
+        ValueError: If the model needs operators that TFLite Micro lacks.
+    """
+    inputs, outputs = _names(model, layouts)
+    raw = _run_converter(model, inputs, outputs)
+    # Before tensors are renamed: the converter's names tell the place.
+    operators.check_operators(fb.load(raw))
+    data = fold.tidy_float(raw, inputs, outputs)
+    files = {}
+    for precision in precisions:
+        files[precision] = data
+        if precision == "mixed":
+            ranges = stream_ranges(data, [columns])
+            roles = {state.name: state.role for state in layouts}
+            sample = {
+                name: np.zeros(tensor.shape, tensor.dtype)
+                for name, tensor in zip(inputs, model.inputs, strict=True)
+            }
+            files[precision] = quantize_mixed(data, ranges, roles, sample)
+        operators.check_operators(fb.load(files[precision]))
+        files[precision] = tidy.slim(files[precision])
+    return files
+
+
+def _names(
+    model: Any, layouts: list[StateLayout]
+) -> tuple[list[str], list[str]]:
+    """Names of the inputs and outputs in the file, unique C identifiers."""
+    states = [state.name for state in layouts]
+    samples = model.inputs[: len(model.inputs) - len(states)]
+    answers = len(model.outputs) - len(states)
+    names, taken = [], set(states)
+    for position, tensor in enumerate(samples):
+        name = re.sub(r"\W", "_", tensor.name, flags=re.ASCII)
+        # What Keras calls an input that the user did not name.
+        if re.fullmatch(r"(keras_tensor|input_layer)(_\d+)?", name):
+            name = "input" if len(samples) == 1 else f"input_{position}"
+        names.append(_unused(name, taken))
+    outputs = ["output"] if answers == 1 else []
+    outputs = outputs or [f"output_{i}" for i in range(answers)]
+    outputs = [_unused(name, taken) for name in outputs]
+    return [*names, *states], [*outputs, *states]
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    name = f"_{name}" if name[0].isdigit() else name
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def _run_converter(model: Any, inputs: list[str], outputs: list[str]) -> bytes:
+    """TensorFlow's converter on a graph with frozen weights."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    signature = [
+        tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
+        for name, tensor in zip(inputs, model.inputs, strict=True)
+    ]
+    step = tf.function(
+        lambda *values: tf.nest.flatten(model(list(values))),
+        input_signature=signature,
+        autograph=False,
+    )
+    # Left to itself the converter keeps the weights of Keras layers as
+    # uninitialised variables, without a word.
+    frozen = convert_variables_to_constants_v2(step.get_concrete_function())
+    frozen = _without_gradients(frozen)
+    named = tf.function(
+        lambda *values: dict(zip(outputs, frozen(*values), strict=True)),
+        input_signature=signature,
+        autograph=False,
+    )
+    # With an object to belong to, the function gets a signature in the file.
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [named.get_concrete_function()], tf.Module()
+    )
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    try:
+        return converter.convert()
+    except tf.errors.OpError as error:
+        raise RuntimeError(f"The converter failed: {error}") from error
+    except Exception as error:
+        # Its own error class is private to it.
+        missing = re.findall(r"tf\.(\w+)' op is neither", str(error))
+        if not missing:
+            raise
+        operators.refuse(
+            sorted(set(missing)),
+            [operators.WAYS_OUT[m] for m in missing if m in operators.WAYS_OUT],
+        )
+        raise
+
+
+def _without_gradients(function: Any) -> Any:
+    """A frozen function without the gradients of its parts.
+
+    Some activations have a gradient of their own. It cannot be saved, and the
+    converter then drops the signature, without a word.
+    """
+    import tensorflow as tf
+
+    graph = function.graph.as_graph_def()
+    nodes = [
+        *graph.node,
+        *(n for f in graph.library.function for n in f.node_def),
+    ]
+    for node in nodes:
+        node.attr.pop("_gradient_op_type", None)
+    return tf.compat.v1.wrap_function(
+        lambda: tf.graph_util.import_graph_def(graph, name=""), []
+    ).prune(
+        [tensor.name for tensor in function.inputs],
+        [tensor.name for tensor in function.outputs],
+    )
+
+
+def describe(
+    path: pathlib.Path,
+    precision: str,
+    layouts: list[StateLayout],
+    deviations: list[Deviation],
+    arena: int | None,
+    note: str,
+) -> TFLiteModel:
+    """The result object for a file that passed its proof."""
+    data = path.read_bytes()
+    model = fb.load(data, str(path))
+    interface = read_interface(model, str(path))
+    return TFLiteModel(
+        path=path,
+        precision=precision,
+        bytes=len(data),
+        inputs=interface.inputs,
+        outputs=interface.outputs,
+        states=tuple(layouts),
+        operators=tuple(fb.operator_names(model)),
+        arena_bytes=arena,
+        arena_note=note,
+        deviations=tuple(deviations),
+    )

@@ -1,0 +1,210 @@
+"""Run an exported step model sample by sample: LiteRT and TFLite Micro."""
+
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_mgrade.export import flatbuffer as fb
+from keras_mgrade.export.interface import (
+    Interface,
+    TensorInfo,
+    read_interface,
+)
+
+
+class StepRunner:
+    """Common interface of the runtimes: a stream of samples through a file.
+
+    The states are kept between the calls, in the file's own type: what comes
+    out under a name goes in under the same name at the next step, bit by bit,
+    as a program on a device does it. States are found by their names in the
+    signature, never by their order.
+
+    Example:
+
+    ```python
+    runner = keras_mgrade.export.LiteRTRunner("har.tflite")
+    for x in samples:            # x: (features,)
+        y = runner.step(x)
+    runner.reset()
+    outputs = runner.run(sequence)   # (time, features) -> (time, outputs)
+    ```
+
+    Args:
+        path: Path of a `.tflite` file made by `to_tflite`.
+
+    Raises:
+        ValueError: If the file is not a complete TFLite flatbuffer or has no
+            signature.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        self._data = self.path.read_bytes()
+        self._model = fb.load(self._data, str(path))
+        self.interface: Interface = read_interface(self._model, str(path))
+        names = self.interface.states
+        outputs = {t.name: t for t in self.interface.outputs}
+        self._x = [t for t in self.interface.inputs if t.name not in names]
+        self._y = [t for t in self.interface.outputs if t.name not in names]
+        self._state_pairs = [
+            (t, outputs[t.name])
+            for t in self.interface.inputs
+            if t.name in names
+        ]
+        for before, after in self._state_pairs:
+            if _encoding(before) != _encoding(after):
+                raise ValueError(
+                    "Expected a state to come out in the shape, type and "
+                    "scale in which it goes in. Export the file again. "
+                    f"Received: {before} and {after} in {path}"
+                )
+        self._states: list[np.ndarray] = []
+        self._open()
+        self.reset()
+
+    @property
+    def states(self) -> dict[str, np.ndarray]:
+        """The present states by name, in the file's own types."""
+        pairs = zip(self._state_pairs, self._states, strict=True)
+        return {before.name: value.copy() for (before, _), value in pairs}
+
+    def reset(self) -> None:
+        """Set all states to zero, where every stream starts."""
+        # A quantised zero is the zero point.
+        self._states = [
+            np.full(t.shape, t.zero_point or 0, t.dtype)
+            for t, _ in self._state_pairs
+        ]
+
+    def step(self, x: Any) -> Any:
+        """Advance the stream by one sample.
+
+        Args:
+            x: Array of shape (features,) or (1, features); a list of them, in
+                order, for a model with several inputs.
+
+        Returns:
+            The float output, with a batch dimension if `x` had one; a list
+            for a model with several outputs.
+        """
+        samples = [np.asarray(v) for v in self._as_list(x, "x")]
+        batched = all(
+            s.ndim == len(t.shape)
+            for s, t in zip(samples, self._x, strict=True)
+        )
+        encoded = [
+            _encode(self._fit(sample, tensor)[None], tensor)[0]
+            for sample, tensor in zip(samples, self._x, strict=True)
+        ]
+        raw = self._advance(encoded)
+        outputs = [
+            _decode(v, t) if batched else _decode(v, t)[0]
+            for v, t in zip(raw, self._y, strict=True)
+        ]
+        return outputs if len(self._y) > 1 else outputs[0]
+
+    def run(self, sequence: Any, progress: bool = False) -> Any:
+        """Advance the stream by a whole sequence.
+
+        Continues from the present states; call `reset` before a new stream.
+
+        Args:
+            sequence: Array of shape (time, features); a list of them, in
+                order, for a model with several inputs.
+            progress: Whether to show the progress on stderr. Defaults to
+                `False`.
+
+        Returns:
+            The float outputs, an array of shape (time, ...); a list of them
+            for a model with several outputs.
+        """
+        columns = [
+            _encode(self._fit_sequence(column, tensor), tensor)
+            for column, tensor in zip(
+                self._as_list(sequence, "sequence"), self._x, strict=True
+            )
+        ]
+        length = len(columns[0])
+        if any(len(column) != length for column in columns):
+            raise ValueError(
+                "Expected `sequence` to hold inputs of equal length. "
+                f"Received: lengths={[len(c) for c in columns]}"
+            )
+        results = [np.empty((length, *t.shape[1:]), t.dtype) for t in self._y]
+        for t, samples in enumerate(zip(*columns, strict=True)):
+            for result, value in zip(
+                results, self._advance(samples), strict=True
+            ):
+                result[t] = value[0]
+            if progress and (t + 1) % max(1, length // 100) == 0:
+                print(f"\r{t + 1}/{length} steps", end="", file=sys.stderr)
+        if progress:
+            print(file=sys.stderr)
+        outputs = [_decode(r, t) for r, t in zip(results, self._y, strict=True)]
+        return outputs if len(self._y) > 1 else outputs[0]
+
+    def _open(self) -> None:
+        """Make the interpreter from `self._data`."""
+        raise NotImplementedError
+
+    def _advance(self, samples: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """One step in the file's own types; keeps the new states."""
+        raise NotImplementedError
+
+    def _as_list(self, value: Any, name: str) -> list:
+        if len(self._x) == 1:
+            return [value]
+        if not isinstance(value, (list, tuple)) or len(value) != len(self._x):
+            names = [t.name for t in self._x]
+            raise ValueError(
+                f"Expected `{name}` to be a list of {len(self._x)} arrays, "
+                f"one for each input {names}. Received: {name} of type "
+                f"{type(value).__name__}"
+            )
+        return list(value)
+
+    @staticmethod
+    def _fit(sample: np.ndarray, tensor: TensorInfo) -> np.ndarray:
+        if sample.shape not in (tensor.shape, tensor.shape[1:]):
+            raise ValueError(
+                f"Expected `x` of shape {tensor.shape[1:]} or {tensor.shape} "
+                f"for the input {tensor.name!r}. Received: "
+                f"x.shape={sample.shape}"
+            )
+        return sample.reshape(tensor.shape)
+
+    @staticmethod
+    def _fit_sequence(sequence: Any, tensor: TensorInfo) -> np.ndarray:
+        array = np.asarray(sequence)
+        if array.ndim == 0 or array.shape[1:] != tensor.shape[1:]:
+            raise ValueError(
+                f"Expected `sequence` of shape (time, *{tensor.shape[1:]}) "
+                f"for the input {tensor.name!r}. Received: "
+                f"sequence.shape={array.shape}"
+            )
+        return array.reshape(len(array), *tensor.shape)
+
+
+def _encoding(tensor: TensorInfo) -> tuple:
+    return tensor.shape, tensor.dtype, tensor.scale, tensor.zero_point
+
+
+def _encode(values: np.ndarray, tensor: TensorInfo) -> np.ndarray:
+    """Float values in the file's type, rounded to nearest and clipped."""
+    if tensor.scale is None or tensor.zero_point is None:
+        return np.ascontiguousarray(values, tensor.dtype)
+    limits = np.iinfo(tensor.dtype)
+    steps = np.round(values / np.float32(tensor.scale)) + tensor.zero_point
+    return np.clip(steps, limits.min, limits.max).astype(tensor.dtype)
+
+
+def _decode(values: np.ndarray, tensor: TensorInfo) -> np.ndarray:
+    if tensor.scale is None:
+        return values
+    steps = values.astype(np.float32) - np.float32(tensor.zero_point)
+    return steps * np.float32(tensor.scale)

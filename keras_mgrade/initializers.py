@@ -1,0 +1,123 @@
+"""Initial gate biases and delays."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mgrade.validation import positive_integer
+
+
+@keras.saving.register_keras_serializable("keras_mgrade")
+class UniformGate(keras.initializers.Initializer):
+    """Gate biases with which the gates start uniform in (0, 1).
+
+    `bias = log(u / (1 - u))`, `u` uniform: some units start as fast copies of
+    their candidate, others as slow averages ("uniform gate initialisation").
+
+    Example:
+
+    >>> layer = keras_mgrade.MinGRU(
+    ...     8, gate_bias_initializer=keras_mgrade.initializers.UniformGate(0)
+    ... )
+
+    Args:
+        seed: Integer, or `None` for a new draw each time an instance is made.
+            Defaults to `None`.
+
+    Reference:
+        [Gu et al., 2020](https://arxiv.org/abs/1910.09890)
+    """
+
+    def __init__(self, seed: int | None = None):
+        self.seed = seed
+        self._seed = keras.random.SeedGenerator(seed)
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        dtype = dtype or keras.config.floatx()
+        edge = 1e-3
+        u = keras.random.uniform(
+            shape, edge, 1 - edge, dtype=dtype, seed=self._seed
+        )
+        return ops.log(u) - ops.log(1 - u)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("keras_mgrade")
+class LogTimeConstants(keras.initializers.Initializer):
+    """Gate biases with which time constants spread evenly on a log scale.
+
+    A unit of time constant `tau` forgets by `exp(-1 / tau)` a step: its gate
+    starts at `z = 1 - exp(-1 / tau)`, its bias at `log(z / (1 - z))`.
+
+    Example:
+
+    >>> initializer = keras_mgrade.initializers.LogTimeConstants(1, 1000)
+    >>> layer = keras_mgrade.MinGRU(8, gate_bias_initializer=initializer)
+
+    Args:
+        shortest: Time constant of the first unit, in steps.
+        longest: Time constant of the last unit, in steps.
+
+    Raises:
+        ValueError: Unless `0 < shortest <= longest`.
+    """
+
+    def __init__(self, shortest: float, longest: float):
+        if not 0 < shortest <= longest:
+            raise ValueError(
+                "`shortest` and `longest` are time constants in steps with "
+                "0 < shortest <= longest. "
+                f"Received: shortest={shortest}, longest={longest}"
+            )
+        self.shortest = shortest
+        self.longest = longest
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        constants = np.geomspace(self.shortest, self.longest, shape[-1])
+        forget = np.exp(-1 / constants)
+        bias = np.log1p(-forget) - np.log(forget)
+        return ops.convert_to_tensor(
+            np.broadcast_to(bias, shape), dtype=dtype or keras.config.floatx()
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {"shortest": self.shortest, "longest": self.longest}
+
+
+@keras.saving.register_keras_serializable("keras_mgrade")
+class EvenDelays(keras.initializers.Initializer):
+    """Delays spread evenly: tap k of K stands at `k * max_delay / K` steps.
+
+    Example:
+
+    >>> initializer = keras_mgrade.initializers.EvenDelays(max_delay=32)
+    >>> keras.ops.convert_to_numpy(initializer((4, 1))).ravel()
+    array([ 0.,  8., 16., 24.], dtype=float32)
+
+    Args:
+        max_delay: The span, in steps.
+    """
+
+    def __init__(self, max_delay: int):
+        self.max_delay = positive_integer("max_delay", max_delay)
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        steps = np.arange(shape[0]) * self.max_delay / shape[0]
+        steps = np.broadcast_to(steps[:, None], shape)
+        return ops.convert_to_tensor(
+            steps, dtype=dtype or keras.config.floatx()
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {"max_delay": self.max_delay}
+
+
+def get(identifier: Any) -> Any:
+    """`keras.initializers.get`, which knows `"uniform_gate"` too."""
+    if identifier == "uniform_gate":
+        return UniformGate()
+    return keras.initializers.get(identifier)

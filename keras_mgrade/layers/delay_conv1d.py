@@ -1,0 +1,407 @@
+"""Causal depthwise convolution whose few taps sit at learned delays.
+
+`y[t, c] = bias[c] + sum_k kernel[k, c] * x~[t - delays[k, c], c]`, where `x~`
+reads between whole steps as `interpolation` says. mGRADE, arXiv 2507.01829.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mgrade import initializers, validation
+from keras_mgrade.ops import delay_taps
+
+# Delays are stored in units of four steps, so that one learning rate serves
+# kernels and delays; a power of two keeps whole steps exact.
+UNIT = 4.0
+
+
+class _WithinSpan(keras.constraints.Constraint):
+    def __init__(self, longest):
+        self.longest = longest
+
+    def __call__(self, w):
+        return ops.clip(w, 0.0, self.longest)
+
+
+@keras.saving.register_keras_serializable("keras_mgrade")
+class DelayConv1D(keras.layers.Layer):
+    """Causal depthwise 1-D convolution with taps at learned delays.
+
+    `y[t, c] = bias[c] + sum_k kernel[k, c] * x~[t - delays[k, c], c]`
+
+    Each channel reads `kernel_size` past values, each at a delay of its own
+    between 0 (the current step) and `max_delay` steps. Before the first step
+    the input is zero. There is no mixing between channels and no look ahead.
+
+    Example:
+
+    >>> layer = keras_mgrade.DelayConv1D(kernel_size=4, max_delay=32)
+    >>> layer(np.zeros((2, 100, 3), "float32")).shape
+    (2, 100, 3)
+    >>> layer.delays[:, 0]
+    array([ 0.,  8., 16., 24.], dtype=float32)
+
+    Args:
+        kernel_size: Positive integer, taps a channel.
+        max_delay: Positive integer, the longest delay, in steps.
+        interpolation: How a delay between whole steps reads. `"linear"`:
+            between its two neighbours; trained by `fit`. `"integer"`: delays
+            are whole steps and stay where they are put. `"gaussian"`: each
+            tap reads every step, weighted by a bell of `width` (the paper's
+            kernel). Defaults to `"linear"`.
+        activation: Activation of the output. Defaults to `None`.
+        use_bias: Whether to add a bias. Defaults to `True`.
+        depthwise_initializer: Initializer of the kernel. Defaults to
+            `"lecun_uniform"`.
+        bias_initializer: Initializer of the bias. Defaults to `"zeros"`.
+        delay_initializer: Initializer of the delays, in steps. Defaults to
+            `"even"`, which is tap k at `k * max_delay / kernel_size`.
+        depthwise_regularizer: Regularizer of the kernel. Defaults to `None`.
+        bias_regularizer: Regularizer of the bias. Defaults to `None`.
+        delay_regularizer: Regularizer of the delays, in steps, after
+            clipping. Defaults to `None`.
+        activity_regularizer: Regularizer of the output. Defaults to `None`.
+        depthwise_constraint: Constraint of the kernel. Defaults to `None`.
+        bias_constraint: Constraint of the bias. Defaults to `None`.
+        width: Standard deviation of a Gaussian tap, in steps. Defaults to
+            `0.8`. Only for `"gaussian"`.
+        train_width: Whether the widths are trained. Defaults to `False`.
+            Only for `"gaussian"`.
+        normalize_kernel: Whether each Gaussian is scaled to a sum of 1.
+            Defaults to `False`. Only for `"gaussian"`.
+        return_state: Whether to return the delay line too. Defaults to
+            `False`.
+        stateful: Not available yet. Defaults to `False`.
+        **kwargs: As for `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: `(batch, time, channels)`; time may vary between calls.
+        initial_state: The last `max_delay` inputs before this sequence,
+            oldest first, `(batch, max_delay, channels)`. Defaults to `None`,
+            which is zeros.
+        mask: Boolean, `(batch, time)`. Masked inputs are read as zeros; time
+            moves on; the mask is passed on.
+
+    Input shape:
+        `(batch, time, channels)`.
+
+    Output shape:
+        `(batch, time, channels)`; with `return_state=True` followed by the
+        delay line, `(batch, max_delay, channels)`.
+
+    Raises:
+        ValueError: If an argument is out of range or has no meaning with the
+            chosen interpolation.
+
+    Reference:
+        [mGRADE](https://arxiv.org/abs/2507.01829);
+        [dilated convolution with learnable spacings](
+        https://arxiv.org/abs/2112.03740)
+    """
+
+    def __init__(
+        self,
+        kernel_size: int,
+        max_delay: int,
+        interpolation: str = "linear",
+        activation: Any = None,
+        use_bias: bool = True,
+        depthwise_initializer: Any = "lecun_uniform",
+        bias_initializer: Any = "zeros",
+        delay_initializer: Any = "even",
+        depthwise_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        delay_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        depthwise_constraint: Any = None,
+        bias_constraint: Any = None,
+        width: float = 0.8,
+        train_width: bool = False,
+        normalize_kernel: bool = False,
+        return_state: bool = False,
+        stateful: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        validation.full_precision(self)
+        validation.not_yet("DelayConv1D", stateful=stateful)
+        self.kernel_size = validation.positive_integer(
+            "kernel_size", kernel_size
+        )
+        self.max_delay = validation.positive_integer("max_delay", max_delay)
+        self.interpolation = validation.one_of(
+            "interpolation", interpolation, ("linear", "integer", "gaussian")
+        )
+        if interpolation != "gaussian" and (train_width or normalize_kernel):
+            raise ValueError(
+                "`train_width` and `normalize_kernel` belong to "
+                "interpolation='gaussian'; other taps have no width. "
+                f"Received: interpolation={interpolation!r}, "
+                f"train_width={train_width}, "
+                f"normalize_kernel={normalize_kernel}"
+            )
+        if not width > 0:
+            raise ValueError(
+                "`width` is a standard deviation in steps, above 0. "
+                f"Received: width={width!r}"
+            )
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        self.depthwise_initializer = initializers.get(depthwise_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        if delay_initializer == "even":
+            delay_initializer = initializers.EvenDelays(self.max_delay)
+        self.delay_initializer = initializers.get(delay_initializer)
+        self.depthwise_regularizer = keras.regularizers.get(
+            depthwise_regularizer
+        )
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.delay_regularizer = keras.regularizers.get(delay_regularizer)
+        self.depthwise_constraint = keras.constraints.get(depthwise_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.width = width
+        self.train_width = train_width
+        self.normalize_kernel = normalize_kernel
+        self.return_state = return_state
+        self.stateful = False
+        self.supports_masking = True
+        self.input_spec = keras.layers.InputSpec(ndim=3)
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if channels is None:
+            raise ValueError(
+                "DelayConv1D needs to know its number of channels. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: channels})
+        shape = (self.kernel_size, channels)
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=shape,
+            initializer=self.depthwise_initializer,
+            regularizer=self.depthwise_regularizer,
+            constraint=self.depthwise_constraint,
+        )
+        self._delays = self.add_weight(
+            name="delays",
+            shape=shape,
+            initializer=self._initial_delays,
+            constraint=_WithinSpan(self.max_delay / UNIT),
+            trainable=self.interpolation != "integer",
+            autocast=False,
+        )
+        self._width = None
+        if self.interpolation == "gaussian":
+            self._width = self.add_weight(
+                name="width",
+                shape=shape,
+                initializer=keras.initializers.Constant(self.width),
+                trainable=self.train_width,
+                autocast=False,
+            )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(channels,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+
+    def _initial_delays(self, shape, dtype=None):
+        steps = self.delay_initializer(shape, dtype=dtype)
+        if self.interpolation == "integer":
+            steps = ops.round(steps)
+        return ops.clip(steps, 0, self.max_delay) / UNIT
+
+    @property
+    def delays(self) -> np.ndarray:
+        """Delays in steps, `(kernel_size, channels)`, as the layer reads."""
+        steps = UNIT * ops.convert_to_numpy(self._delays)
+        return np.clip(steps, 0, self.max_delay)
+
+    def set_delays(self, steps: Any) -> None:
+        """Puts the taps at `steps`, of shape `(kernel_size, channels)`."""
+        steps = np.asarray(steps)
+        shape = tuple(self._delays.shape)
+        whole = self.interpolation == "integer"
+        if (
+            steps.shape != shape
+            or not np.all((steps >= 0) & (steps <= self.max_delay))
+            or (whole and np.any(steps != np.round(steps)))
+        ):
+            kind = "whole steps" if whole else "steps"
+            raise ValueError(
+                f"`steps` must be of shape {shape}, {kind} from 0 to "
+                f"{self.max_delay}. Received: steps={steps!r}"
+            )
+        self._delays.assign(steps / UNIT)
+
+    def _clipped_delays(self):
+        # Clipped here as well as by the constraint, so that optimisers that
+        # know no constraints are safe.
+        steps = UNIT * ops.convert_to_tensor(self._delays)
+        if self.interpolation == "integer":
+            return ops.clip(ops.round(steps), 0, self.max_delay)
+        return delay_taps.keep_within(steps, self.max_delay)
+
+    def _taps(self):
+        """Taps at whole delays: `(weights, delays)`; not for Gaussians."""
+        kernel = ops.convert_to_tensor(self.kernel)
+        delays = self._clipped_delays()
+        if self.interpolation == "integer":
+            return kernel, ops.cast(delays, "int32")
+        return delay_taps.between_steps(kernel, delays, self.max_delay)
+
+    def dense_kernel(self) -> Any:
+        """The kernel over every delay, `(max_delay + 1, channels)`.
+
+        Entry n multiplies `x[t - n]`; a sparse layer has zeros in it.
+        """
+        if self.interpolation != "gaussian":
+            return delay_taps.materialise(*self._taps(), self.max_delay)
+        return delay_taps.gaussian_kernel(
+            ops.convert_to_tensor(self.kernel),
+            self._clipped_delays(),
+            ops.convert_to_tensor(self._width),
+            self.max_delay,
+            self.normalize_kernel,
+        )
+
+    def longest_delays(self) -> np.ndarray:
+        """The longest delay each channel reads, in steps, `(channels,)`.
+
+        A tap of weight 0 reads nothing; a channel without taps has 0.
+        """
+        used = ops.convert_to_numpy(self.dense_kernel()) != 0
+        steps = np.arange(len(used))[:, None]
+        return np.max(used * steps, axis=0)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of one step: each entry of the kernel in use."""
+        return int(np.count_nonzero(ops.convert_to_numpy(self.dense_kernel())))
+
+    def call(self, inputs, initial_state=None, mask=None):
+        if self.delay_regularizer is not None:
+            self.add_loss(self.delay_regularizer(self._clipped_delays()))
+        x = inputs
+        if mask is not None:
+            x = ops.where(ops.expand_dims(mask, -1), x, ops.zeros_like(x))
+        line = self._checked(initial_state, x)
+        x = ops.concatenate([line, x], axis=1)
+        if self.interpolation == "gaussian":
+            outputs = delay_taps.dense_sum(x, self.dense_kernel())
+        else:
+            outputs = delay_taps.tapped_sum(x, *self._taps(), self.max_delay)
+        outputs = self._finish(outputs)
+        if self.return_state:
+            return outputs, x[:, -self.max_delay :]
+        return outputs
+
+    def step(self, x_t: Any, states: list[Any]) -> tuple[Any, list[Any]]:
+        """One step of a stream: `(batch, channels)` to `(y_t, states)`."""
+        (line,) = states
+        window = ops.concatenate([line, ops.expand_dims(x_t, 1)], axis=1)
+        if self.interpolation == "gaussian":
+            kernel = ops.flip(self.dense_kernel(), axis=0)
+            y_t = ops.sum(ops.expand_dims(kernel, 0) * window, axis=1)
+        else:
+            y_t = delay_taps.tapped_step(window, *self._taps())
+        return self._finish(y_t), [window[:, 1:]]
+
+    def _finish(self, outputs):
+        if self.use_bias:
+            outputs = ops.add(outputs, self.bias)
+        return self.activation(outputs)
+
+    def _checked(self, initial_state, x):
+        if initial_state is None:
+            return self.get_initial_state(ops.shape(x)[0])[0]
+        if isinstance(initial_state, (list, tuple)):
+            (initial_state,) = initial_state
+        line = ops.convert_to_tensor(initial_state)
+        if tuple(line.shape[1:]) != (self.max_delay, x.shape[-1]):
+            raise ValueError(
+                "`initial_state` must be the last `max_delay` inputs, "
+                f"(batch, {self.max_delay}, {x.shape[-1]}). "
+                f"Received: initial_state.shape={tuple(line.shape)}"
+            )
+        return ops.cast(line, x.dtype)
+
+    @property
+    def state_specs(self) -> list[tuple[str, tuple[int, ...], str]]:
+        """`(name, shape without batch, role)` of each state."""
+        shape = (self.max_delay, self.kernel.shape[-1])
+        return [("delay_line", shape, "delay_line")]
+
+    def get_initial_state(self, batch_size: Any) -> list[Any]:
+        """An empty delay line: every stream starts from zeros."""
+        (_, shape, _), *_ = self.state_specs
+        return [ops.zeros((batch_size, *shape), dtype=self.compute_dtype)]
+
+    def compute_output_shape(self, input_shape):
+        if self.return_state:
+            batch, _, channels = input_shape
+            return input_shape, (batch, self.max_delay, channels)
+        return input_shape
+
+    def compute_mask(self, inputs, mask=None):
+        mask = mask[0] if isinstance(mask, list) else mask
+        return [mask, None] if self.return_state else mask
+
+    def _named_weights(self):
+        weights = (self.kernel, self._delays, self._width, self.bias)
+        return {w.name: w for w in weights if w is not None}
+
+    # By name: Keras stores by position, trainable weights first, and which
+    # weights are trainable depends on the interpolation.
+    def save_own_variables(self, store):
+        for name, weight in self._named_weights().items():
+            store[name] = ops.convert_to_numpy(weight)
+
+    def load_own_variables(self, store):
+        weights = self._named_weights()
+        if set(store.keys()) != set(weights):
+            raise ValueError(
+                f"Layer '{self.name}' ({type(self).__name__}) has weights "
+                f"{sorted(weights)}, so the file must hold just these. "
+                f"Received: names={sorted(store.keys())}"
+            )
+        for name, weight in weights.items():
+            weight.assign(store[name])
+
+    def get_config(self):
+        config = {
+            name: getattr(self, name)
+            for name in (
+                "kernel_size",
+                "max_delay",
+                "interpolation",
+                "use_bias",
+                "width",
+                "train_width",
+                "normalize_kernel",
+                "return_state",
+                "stateful",
+            )
+        }
+        config["activation"] = keras.activations.serialize(self.activation)
+        for name in ("depthwise", "bias", "delay"):
+            config[f"{name}_initializer"] = keras.initializers.serialize(
+                getattr(self, f"{name}_initializer")
+            )
+        for name in ("depthwise", "bias", "delay", "activity"):
+            config[f"{name}_regularizer"] = keras.regularizers.serialize(
+                getattr(self, f"{name}_regularizer")
+            )
+        for name in ("depthwise", "bias"):
+            config[f"{name}_constraint"] = keras.constraints.serialize(
+                getattr(self, f"{name}_constraint")
+            )
+        return {**super().get_config(), **config}

@@ -1,0 +1,438 @@
+"""The mGRADE layer: delayed taps, a minGRU and a small MLP, with skips."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_mgrade import initializers, validation
+from keras_mgrade.layers.delay_conv1d import DelayConv1D
+from keras_mgrade.layers.min_gru import MinGRU
+from keras_mgrade.layers.pointwise import apply_pointwise
+
+
+@keras.saving.register_keras_serializable("keras_mgrade")
+class MGrade(keras.layers.Layer):
+    """mGRADE layer: learned delays for the near past, a minGRU for the far.
+
+    `x = encoder(x)`, only where the input has other than `units` channels;
+    `x = x + [norm](conv(x))`, a `DelayConv1D` without bias;
+    `x = x + [norm]([dense](dropout(output_activation(minGRU(x)))))`;
+    `x = x + MLP(norm(x))`, of widths `expansion * units` and `units`;
+    `x = norm(x)`.
+    The parts in brackets are the last three switches, off by default.
+
+    With `normalization="batch"` every normalisation stands where a device
+    folds it into the weights beside it: `x + norm(conv(x))`, one in front of
+    the MLP, none at the end.
+
+    Example:
+
+    >>> layer = keras_mgrade.MGrade(16, kernel_size=4, max_delay=32)
+    >>> layer(np.zeros((2, 100, 3), "float32")).shape
+    (2, 100, 16)
+
+    Args:
+        units: Positive integer, channels of the layer and of its output.
+        kernel_size: Positive integer, taps a channel.
+        max_delay: Positive integer, the longest delay, in steps.
+        interpolation: `"linear"`, `"integer"` or `"gaussian"`, see
+            `DelayConv1D`. Defaults to `"linear"`.
+        expansion: Width of the MLP, in units. Defaults to `2`.
+        activation: Activation inside the MLP. Defaults to `"relu"`.
+        normalization: `"layer"`, `"batch"` or `None`. Defaults to
+            `"layer"`.
+        candidate_activation: Activation of the minGRU's candidate. Defaults
+            to `None` (linear).
+        recurrent_activation: Activation of the minGRU's gate. Defaults to
+            `"sigmoid"`.
+        output_activation: Activation of the minGRU's output. Defaults to
+            `None`.
+        use_convolution: Whether the convolution is there. Defaults to
+            `True`.
+        use_recurrence: Whether the minGRU is there. Defaults to `True`.
+        convolution_on_input: `encoder(x + conv(x))` instead: the delay line
+            then holds raw channels, which is cheap where these are few.
+            Defaults to `False`.
+        convolution_norm: Whether the convolution's output is normalised.
+            Defaults to `False`; always so with `normalization="batch"`.
+        recurrence_norm: Whether the minGRU's output is normalised. Defaults
+            to `False`.
+        recurrence_dense: Whether the minGRU's output passes a Dense layer.
+            Defaults to `False`.
+        dropout: Fraction of the minGRU's outputs to drop. Defaults to `0.0`.
+        kernel_initializer: Initializer of every matrix. Defaults to
+            `"glorot_uniform"`.
+        depthwise_initializer: Initializer of the convolution's kernel.
+            Defaults to `"lecun_uniform"`.
+        delay_initializer: Initializer of the delays, in steps. Defaults to
+            `"even"`.
+        gate_bias_initializer: Initializer of the gate's bias. Defaults to
+            `"uniform_gate"`.
+        seed: Seed of the dropout. Defaults to `None`.
+        return_state: Whether to return the states too. Defaults to `False`.
+        stateful: Not available yet. Defaults to `False`.
+        **kwargs: As for `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: `(batch, time, channels)`; time may vary between calls.
+        initial_state: A list as `return_state` gives it: delay line, then
+            minGRU state. Defaults to `None`, which is zeros.
+        mask: Boolean, `(batch, time)`.
+        training: Whether dropout is applied.
+
+    Input shape:
+        `(batch, time, channels)`.
+
+    Output shape:
+        `(batch, time, units)`; with `return_state=True` followed by the
+        states.
+
+    Raises:
+        ValueError: If an argument is out of range, or neither convolution
+            nor recurrence is left.
+
+    Reference:
+        [mGRADE](https://arxiv.org/abs/2507.01829)
+    """
+
+    def __init__(
+        self,
+        units: int,
+        kernel_size: int,
+        max_delay: int,
+        interpolation: str = "linear",
+        expansion: int = 2,
+        activation: Any = "relu",
+        normalization: str | None = "layer",
+        candidate_activation: Any = None,
+        recurrent_activation: Any = "sigmoid",
+        output_activation: Any = None,
+        use_convolution: bool = True,
+        use_recurrence: bool = True,
+        convolution_on_input: bool = False,
+        convolution_norm: bool = False,
+        recurrence_norm: bool = False,
+        recurrence_dense: bool = False,
+        dropout: float = 0.0,
+        kernel_initializer: Any = "glorot_uniform",
+        depthwise_initializer: Any = "lecun_uniform",
+        delay_initializer: Any = "even",
+        gate_bias_initializer: Any = "uniform_gate",
+        seed: int | None = None,
+        return_state: bool = False,
+        stateful: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        validation.full_precision(self)
+        validation.not_yet("MGrade", stateful=stateful)
+        self.units = validation.positive_integer("units", units)
+        self.kernel_size = kernel_size
+        self.max_delay = max_delay
+        self.interpolation = interpolation
+        self.expansion = validation.positive_integer("expansion", expansion)
+        self.activation = keras.activations.get(activation)
+        self.normalization = validation.one_of(
+            "normalization", normalization, ("layer", "batch", None)
+        )
+        self.candidate_activation = keras.activations.get(candidate_activation)
+        self.recurrent_activation = keras.activations.get(recurrent_activation)
+        self.output_activation = keras.activations.get(output_activation)
+        self.use_convolution = use_convolution
+        self.use_recurrence = use_recurrence
+        self.convolution_on_input = convolution_on_input
+        self.convolution_norm = convolution_norm
+        self.recurrence_norm = recurrence_norm
+        self.recurrence_dense = recurrence_dense
+        self.dropout = dropout
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.depthwise_initializer = initializers.get(depthwise_initializer)
+        if delay_initializer == "even":
+            delay_initializer = initializers.EvenDelays(max_delay)
+        self.delay_initializer = initializers.get(delay_initializer)
+        self.gate_bias_initializer = initializers.get(gate_bias_initializer)
+        self.seed = seed
+        self.return_state = return_state
+        self.stateful = False
+        self._check_switches()
+        self.supports_masking = True
+        self.input_spec = keras.layers.InputSpec(ndim=3)
+        self._make_parts()
+
+    def _check_switches(self):
+        needs = {
+            "convolution_on_input": ("use_convolution",),
+            "convolution_norm": ("use_convolution", "normalization"),
+            "recurrence_norm": ("use_recurrence", "normalization"),
+            "recurrence_dense": ("use_recurrence",),
+        }
+        if self.normalization == "batch":
+            # Elsewhere it would stand alone on the device, in front of a sum.
+            needs["recurrence_norm"] += ("recurrence_dense",)
+        for name, required in needs.items():
+            for other in required:
+                if getattr(self, name) and not getattr(self, other):
+                    raise ValueError(
+                        f"`{name}` needs `{other}`. Received: {name}=True, "
+                        f"{other}={getattr(self, other)}"
+                    )
+        if not (self.use_convolution or self.use_recurrence):
+            raise ValueError(
+                "An MGrade layer needs its convolution, its recurrence or "
+                "both. Received: use_convolution=False, use_recurrence=False"
+            )
+
+    def _make_parts(self):
+        batch = self.normalization == "batch"
+        self.encoder = None
+        self.convolution = self.convolution_normalization = None
+        if self.use_convolution:
+            self.convolution = DelayConv1D(
+                self.kernel_size,
+                self.max_delay,
+                interpolation=self.interpolation,
+                use_bias=False,
+                depthwise_initializer=self.depthwise_initializer,
+                delay_initializer=self.delay_initializer,
+                return_state=True,
+                dtype=self.dtype_policy,
+                name="convolution",
+            )
+            self.convolution_normalization = self._norm(
+                "convolution_normalization", batch or self.convolution_norm
+            )
+        self.recurrence = self.recurrence_output = None
+        self.recurrence_dropout = self.recurrence_projection = None
+        self.recurrence_normalization = None
+        if self.use_recurrence:
+            self.recurrence = MinGRU(
+                self.units,
+                activation=self.candidate_activation,
+                recurrent_activation=self.recurrent_activation,
+                kernel_initializer=self.kernel_initializer,
+                gate_bias_initializer=self.gate_bias_initializer,
+                return_sequences=True,
+                return_state=True,
+                dtype=self.dtype_policy,
+                name="recurrence",
+            )
+            if self.output_activation is not keras.activations.linear:
+                self.recurrence_output = keras.layers.Activation(
+                    self.output_activation,
+                    dtype=self.dtype_policy,
+                    name="recurrence_output",
+                )
+            if self.dropout:
+                self.recurrence_dropout = keras.layers.Dropout(
+                    self.dropout,
+                    seed=self.seed,
+                    dtype=self.dtype_policy,
+                    name="recurrence_dropout",
+                )
+            if self.recurrence_dense:
+                self.recurrence_projection = self._dense(
+                    "recurrence_projection", self.units
+                )
+            self.recurrence_normalization = self._norm(
+                "recurrence_normalization", self.recurrence_norm
+            )
+        self.mlp_normalization = self._norm("mlp_normalization")
+        self.mlp_expansion = self._dense(
+            "mlp_expansion", self.expansion * self.units, self.activation
+        )
+        self.mlp_projection = self._dense("mlp_projection", self.units)
+        self.output_normalization = self._norm(
+            "output_normalization", not batch
+        )
+
+    def _norm(self, name, wanted=True):
+        if not wanted or self.normalization is None:
+            return None
+        if self.normalization == "batch":
+            return keras.layers.BatchNormalization(
+                dtype=self.dtype_policy, name=name
+            )
+        return keras.layers.LayerNormalization(
+            dtype=self.dtype_policy, name=name
+        )
+
+    def _dense(self, name, width, activation=None):
+        return keras.layers.Dense(
+            width,
+            activation=activation,
+            kernel_initializer=self.kernel_initializer,
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if channels is None:
+            raise ValueError(
+                "MGrade needs to know its number of input channels. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: channels})
+        if channels != self.units:
+            self.encoder = self._dense("encoder", self.units)
+
+        on_input = channels if self.convolution_on_input else self.units
+        for part, width in (
+            (self.encoder, channels),
+            (self.convolution, on_input),
+            (self.convolution_normalization, on_input),
+            (self.recurrence, self.units),
+            (self.recurrence_projection, self.units),
+            (self.recurrence_normalization, self.units),
+            (self.mlp_normalization, self.units),
+            (self.mlp_expansion, self.units),
+            (self.mlp_projection, self.expansion * self.units),
+            (self.output_normalization, self.units),
+        ):
+            if part is not None:
+                part.build((*input_shape[:-1], width))
+
+    def compose(self, x: Any, apply: Callable[[Any, Any], Any]) -> Any:
+        """The layer's data flow, defined once.
+
+        Args:
+            x: The input: a sequence, one step of it, or a node of a graph.
+            apply: How a part is applied to any of these,
+                `apply(part, x) -> y`.
+
+        Returns:
+            The output, of the same kind as `x`.
+        """
+
+        def branch(x, *parts):
+            for part in parts:
+                x = x if part is None else apply(part, x)
+            return x
+
+        convolution = (self.convolution, self.convolution_normalization)
+        if self.convolution_on_input:
+            x = x + branch(x, *convolution)
+        x = branch(x, self.encoder)
+        if self.use_convolution and not self.convolution_on_input:
+            x = x + branch(x, *convolution)
+        if self.use_recurrence:
+            x = x + branch(
+                x,
+                self.recurrence,
+                self.recurrence_output,
+                self.recurrence_dropout,
+                self.recurrence_projection,
+                self.recurrence_normalization,
+            )
+        x = x + branch(
+            x, self.mlp_normalization, self.mlp_expansion, self.mlp_projection
+        )
+        return branch(x, self.output_normalization)
+
+    def call(self, inputs, initial_state=None, mask=None, training=None):
+        stateful_parts = self._stateful_parts()
+        given = initial_state
+        if given is None:
+            given = [None] * len(stateful_parts)
+        elif len(given) != len(stateful_parts):
+            raise ValueError(
+                "`initial_state` must be a list of "
+                f"{len(stateful_parts)} states, as `return_state` gives it. "
+                f"Received: {len(given)} states"
+            )
+        given, reached = iter(given), []
+
+        def apply(part, x):
+            if part in stateful_parts:
+                x, state = part(x, initial_state=next(given), mask=mask)
+                reached.append(state)
+                return x
+            if isinstance(part, keras.layers.BatchNormalization):
+                return part(x, training=training, mask=mask)
+            if isinstance(part, keras.layers.Dropout):
+                return part(x, training=training)
+            return part(x)
+
+        outputs = self.compose(inputs, apply)
+        return (outputs, *reached) if self.return_state else outputs
+
+    def step(self, x_t: Any, states: list[Any]) -> tuple[Any, list[Any]]:
+        """One step of a stream: `(batch, channels)` to `(y_t, states)`."""
+        stateful_parts = self._stateful_parts()
+        given, reached = iter(states), []
+
+        def apply(part, x):
+            if part not in stateful_parts:
+                return apply_pointwise(part, x)
+            x, state = part.step(x, [next(given)])
+            reached.extend(state)
+            return x
+
+        return self.compose(x_t, apply), reached
+
+    def _stateful_parts(self):
+        parts = (self.convolution, self.recurrence)
+        return [part for part in parts if part is not None]
+
+    @property
+    def state_specs(self) -> list[tuple[str, tuple[int, ...], str]]:
+        """`(name, shape without batch, role)` of each state."""
+        return [s for part in self._stateful_parts() for s in part.state_specs]
+
+    def get_initial_state(self, batch_size: Any) -> list[Any]:
+        """Zeros: every stream starts from nothing."""
+        return [
+            state
+            for part in self._stateful_parts()
+            for state in part.get_initial_state(batch_size)
+        ]
+
+    def compute_output_shape(self, input_shape):
+        batch, time, channels = input_shape
+        outputs = (batch, time, self.units)
+        if not self.return_state:
+            return outputs
+        states = []
+        if self.use_convolution:
+            width = channels if self.convolution_on_input else self.units
+            states.append((batch, self.max_delay, width))
+        if self.use_recurrence:
+            states.append((batch, self.units))
+        return outputs, *states
+
+    def compute_mask(self, inputs, mask=None):
+        mask = mask[0] if isinstance(mask, list) else mask
+        if not self.return_state:
+            return mask
+        return [mask] + [None] * len(self._stateful_parts())
+
+    def get_config(self):
+        config = {
+            name: getattr(self, name)
+            for name in (
+                "units",
+                "kernel_size",
+                "max_delay",
+                "interpolation",
+                "expansion",
+                "normalization",
+                "use_convolution",
+                "use_recurrence",
+                "convolution_on_input",
+                "convolution_norm",
+                "recurrence_norm",
+                "recurrence_dense",
+                "dropout",
+                "seed",
+                "return_state",
+                "stateful",
+            )
+        }
+        for name in ("", "candidate_", "recurrent_", "output_"):
+            name += "activation"
+            config[name] = keras.activations.serialize(getattr(self, name))
+        for name in ("kernel", "depthwise", "delay", "gate_bias"):
+            name += "_initializer"
+            config[name] = keras.initializers.serialize(getattr(self, name))
+        return {**super().get_config(), **config}

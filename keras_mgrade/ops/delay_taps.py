@@ -1,0 +1,140 @@
+"""The causal tapped sum: reading a sequence at delays of its own a channel.
+
+Shape letters: b batch, t time, c channels, k taps, d `max_delay`. A kernel of
+taps is a pair `(weights, delays)`, both `(k, c)`, with whole delays; a dense
+kernel is one array `(d + 1, c)` whose entry n multiplies `x[t - n]`. In both
+cases the sequence comes with its past in front: `(b, d + t, c)`.
+"""
+
+from typing import Any
+
+from keras import ops
+
+from keras_mgrade.ops import kernels
+
+
+def tapped_sum(x: Any, weights: Any, delays: Any, max_delay: int) -> Any:
+    """`y[t, c] = sum_k weights[k, c] * x[t - delays[k, c], c]`, sparsely.
+
+    Args:
+        x: The sequence and, before it, its last `max_delay` steps,
+            `(batch, max_delay + time, channels)`.
+        weights: `(taps, channels)`.
+        delays: Whole steps from 0 to `max_delay`, int32, `(taps, channels)`.
+        max_delay: How many past steps stand before the sequence.
+
+    Returns:
+        `(batch, time, channels)`. Each output reads `taps` steps and nothing
+        else, so a NaN elsewhere in the row stays where it is.
+    """
+    return kernels.tapped_sum(x, weights, delays, max_delay)
+
+
+def tapped_step(window: Any, weights: Any, delays: Any) -> Any:
+    """One step of `tapped_sum`: `window` holds the last `max_delay + 1`.
+
+    Args:
+        window: `(batch, max_delay + 1, channels)`, the newest step last.
+        weights: `(taps, channels)`.
+        delays: Whole steps, int32, `(taps, channels)`.
+
+    Returns:
+        `(batch, channels)`.
+    """
+    newest = window.shape[1] - 1
+    positions = ops.expand_dims(newest - delays, 0)
+    taps = ops.take_along_axis(window, positions, axis=1)
+    return ops.sum(ops.expand_dims(weights, 0) * taps, axis=1)
+
+
+def dense_sum(x: Any, kernel: Any) -> Any:
+    """`y[t, c] = sum_n kernel[n, c] * x[t - n, c]`, over every delay.
+
+    Args:
+        x: The sequence and its past, `(batch, max_delay + time, channels)`.
+        kernel: `(max_delay + 1, channels)`.
+
+    Returns:
+        `(batch, time, channels)`.
+    """
+    kernel = ops.expand_dims(ops.flip(kernel, axis=0), -1)
+    return ops.depthwise_conv(x, kernel, padding="valid")
+
+
+def between_steps(kernel: Any, delays: Any, max_delay: int) -> tuple[Any, Any]:
+    """Delays between whole steps, by linear interpolation.
+
+    A tap at `d = i + f` reads `(1 - f) x[t - i] + f x[t - i - 1]`, with
+    `i <= max_delay - 1`, so that the slope in `d` is everywhere the
+    difference of two inputs, at whole steps and at both ends too.
+
+    Args:
+        kernel: `(taps, channels)`.
+        delays: In steps, within `[0, max_delay]`, `(taps, channels)`.
+        max_delay: The longest delay, in steps.
+
+    Returns:
+        `(weights, delays)` of twice as many taps at whole delays.
+    """
+    floor = ops.floor(ops.stop_gradient(delays))
+    whole = ops.clip(floor, 0, max_delay - 1)
+    fraction = delays - whole
+    weights = ops.concatenate([kernel * (1 - fraction), kernel * fraction])
+    whole = ops.cast(whole, "int32")
+    return weights, ops.concatenate([whole, whole + 1])
+
+
+def materialise(weights: Any, delays: Any, max_delay: int) -> Any:
+    """Taps at whole delays as a dense kernel, `(max_delay + 1, channels)`."""
+    places = ops.one_hot(delays, max_delay + 1, axis=1, dtype=weights.dtype)
+    return ops.sum(ops.expand_dims(weights, 1) * places, axis=0)
+
+
+def gaussian_kernel(
+    kernel: Any, delays: Any, width: Any, max_delay: int, normalize: bool
+) -> Any:
+    """Taps blurred to Gaussians, as a dense kernel.
+
+    `k[n] = sum_k kernel[k] * exp(-(n - delays[k])^2 / (2 width[k]^2))`.
+
+    Args:
+        kernel: `(taps, channels)`.
+        delays: In steps, `(taps, channels)`.
+        width: Standard deviations in steps, `(taps, channels)`.
+        max_delay: The longest delay, in steps.
+        normalize: Whether each Gaussian is scaled to a sum of 1.
+
+    Returns:
+        `(max_delay + 1, channels)`.
+    """
+    steps = ops.arange(max_delay + 1, dtype=kernel.dtype)
+    steps = ops.reshape(steps, (1, -1, 1))
+    distance = (steps - ops.expand_dims(delays, 1)) / ops.expand_dims(width, 1)
+    bells = ops.exp(-0.5 * ops.square(distance))
+    if normalize:
+        bells = bells / ops.sum(bells, axis=1, keepdims=True)
+    return ops.sum(ops.expand_dims(kernel, 1) * bells, axis=0)
+
+
+def keep_within(delays: Any, longest: float) -> Any:
+    """Clips to `[0, longest]`; outside, only inward gradients pass.
+
+    A descent step moves against the gradient: below zero a negative gradient
+    leads back, above `longest` a positive one. The others would carry a
+    delay ever further away without changing the output.
+    """
+
+    @ops.custom_gradient
+    def clip(delays):
+        def gradient(*args, upstream=None):
+            if upstream is None:
+                (upstream,) = args
+            outward = ops.logical_or(
+                ops.logical_and(delays < 0, upstream > 0),
+                ops.logical_and(delays > longest, upstream < 0),
+            )
+            return ops.where(outward, ops.zeros_like(upstream), upstream)
+
+        return ops.clip(delays, 0, longest), gradient
+
+    return clip(delays)

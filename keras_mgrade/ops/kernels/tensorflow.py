@@ -1,0 +1,177 @@
+"""TensorFlow kernels: for graphs and XLA alike, with own gradients."""
+
+import tensorflow as tf
+
+# Steps unrolled in one block: long enough that the loop over blocks is
+# short, short enough that a graph stays small.
+BLOCK = 32
+
+
+def linear_recurrence(a, b, initial_state, reverse):
+    """`h[t] = a[t] * h[t-1] + b[t]` along axis 1: (states, last state)."""
+
+    @tf.custom_gradient
+    def recurrence(a, b, initial_state):
+        states = _states(a, b, initial_state, reverse)
+
+        def gradient(d_states, d_last):
+            # g[t] = dy[t] + a[t+1] g[t+1], started with the gradient of the
+            # last state.
+            start = tf.expand_dims(initial_state, 1)
+            one = tf.ones_like(start)
+            if reverse:
+                a_next = tf.concat([one, a[:, :-1]], axis=1)
+                previous = tf.concat([states[:, 1:], start], axis=1)
+            else:
+                a_next = tf.concat([a[:, 1:], one], axis=1)
+                previous = tf.concat([start, states[:, :-1]], axis=1)
+            g = _states(a_next, d_states, d_last, not reverse)
+            first = -1 if reverse else 0
+            return g * previous, g, a[:, first] * g[:, first]
+
+        return (states, states[:, 0 if reverse else -1]), gradient
+
+    # Tensors, not variables, which a custom gradient would have to know.
+    a, b, initial_state = map(tf.convert_to_tensor, (a, b, initial_state))
+    return recurrence(a, b, initial_state)
+
+
+def _states(a, b, initial_state, reverse):
+    """The plain recurrence: blocks side by side, then joined by a carry."""
+    length = a.shape[1]
+    if length is not None and length <= BLOCK:
+        return tf.stack(
+            _loop(
+                tf.unstack(a, axis=1),
+                tf.unstack(b, axis=1),
+                initial_state,
+                reverse,
+            ),
+            axis=1,
+        )
+    length = tf.shape(a)[1]
+    blocks = (length + BLOCK - 1) // BLOCK
+    padding = [[0, 0], [0, blocks * BLOCK - length], [0, 0]]
+    split = tf.stack([tf.shape(a)[0], blocks, BLOCK, tf.shape(a)[2]])
+    # A padded step multiplies by 1 and adds 0: it keeps the state.
+    a = tf.reshape(tf.pad(a, padding, constant_values=1), split)
+    b = tf.reshape(tf.pad(b, padding), split)
+    a, b = tf.unstack(a, axis=2), tf.unstack(b, axis=2)
+    zero = tf.zeros_like(b[0])
+    ends = _loop(a, b, zero, reverse)[0 if reverse else -1]
+    decay = a[0]
+    for factor in a[1:]:
+        decay = decay * factor
+    entering = _carry(decay, ends, initial_state, blocks, reverse)
+    states = tf.stack(_loop(a, b, entering, reverse), axis=2)
+    shape = tf.stack([split[0], blocks * BLOCK, split[3]])
+    return tf.reshape(states, shape)[:, :length]
+
+
+def _loop(a, b, h, reverse):
+    """Lists of coefficients to the list of states, in time order."""
+    states = []
+    order = reversed(range(len(a))) if reverse else range(len(a))
+    for t in order:
+        h = a[t] * h + b[t]
+        states.append(h)
+    return states[::-1] if reverse else states
+
+
+def _carry(decay, ends, h, blocks, reverse):
+    """The state that enters each block, `(batch, blocks, channels)`."""
+    decay = tf.transpose(decay, (1, 0, 2))
+    ends = tf.transpose(ends, (1, 0, 2))
+    entering = tf.TensorArray(h.dtype, size=blocks, element_shape=h.shape)
+
+    def body(i, h, entering):
+        block = blocks - 1 - i if reverse else i
+        entering = entering.write(block, h)
+        return i + 1, decay[block] * h + ends[block], entering
+
+    _, _, entering = tf.while_loop(
+        lambda i, *_: i < blocks,
+        body,
+        (tf.constant(0), h, entering),
+        maximum_iterations=blocks,
+    )
+    return tf.transpose(entering.stack(), (1, 0, 2))
+
+
+def tapped_sum(x, weights, delays, history):
+    """`y[t] = sum_j weights[j] * x[history + t - delays[j]]` a channel."""
+    taps = weights.shape[0]
+
+    @tf.custom_gradient
+    def forward(x, weights):
+        channels = tf.transpose(x, (2, 0, 1))
+        batch, length = tf.shape(x)[0], tf.shape(x)[1] - history
+
+        def window(x_c, start, length):
+            return tf.slice(x_c, [0, start], [batch, length])
+
+        def one_channel(channel):
+            x_c, weights_c, delays_c = channel
+            return tf.add_n(
+                [
+                    weights_c[j] * window(x_c, history - delays_c[j], length)
+                    for j in range(taps)
+                ]
+            )
+
+        y = tf.map_fn(
+            one_channel,
+            (channels, tf.transpose(weights), tf.transpose(delays)),
+            fn_output_signature=x.dtype,
+        )
+
+        def gradient(upstream):
+            # The input's gradient is the same sum run backwards in time.
+            g = tf.transpose(upstream, (2, 0, 1))
+            padded = tf.pad(g, [[0, 0], [0, 0], [history, history]])
+
+            def one_channel(channel):
+                x_c, g_c, padded_c, weights_c, delays_c = channel
+                d_weights = tf.stack(
+                    [
+                        tf.reduce_sum(
+                            g_c * window(x_c, history - delays_c[j], length)
+                        )
+                        for j in range(taps)
+                    ]
+                )
+                d_x = tf.add_n(
+                    [
+                        weights_c[j]
+                        * window(padded_c, delays_c[j], history + length)
+                        for j in range(taps)
+                    ]
+                )
+                return d_x, d_weights
+
+            d_x, d_weights = tf.map_fn(
+                one_channel,
+                (
+                    channels,
+                    g,
+                    padded,
+                    tf.transpose(weights),
+                    tf.transpose(delays),
+                ),
+                fn_output_signature=(x.dtype, x.dtype),
+            )
+            return tf.transpose(d_x, (1, 2, 0)), tf.transpose(d_weights)
+
+        return tf.transpose(y, (1, 2, 0)), gradient
+
+    return forward(tf.convert_to_tensor(x), tf.convert_to_tensor(weights))
+
+
+def compile_call(model):
+    """A compiled inference call of `model`, its weights read at each call."""
+
+    @tf.function
+    def call(inputs):
+        return model(inputs, training=False)
+
+    return call

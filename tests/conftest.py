@@ -1,0 +1,15 @@
+"""One backend a process, chosen by KERAS_BACKEND; the same seed every test."""
+
+import keras
+import numpy as np
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    keras.utils.set_random_seed(7)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+from keras import ops
+
+import reference
+from keras_mgrade.ops import delay_taps
+from tolerances import SAME_SUMS, assert_close
+
+HISTORY = 6
+
+
+def taps(rng, channels=3, count=4):
+    weights = rng.normal(size=(count, channels)).astype("float32")
+    delays = rng.integers(0, HISTORY + 1, (count, channels)).astype("int32")
+    delays[0], delays[1] = 0, HISTORY
+    return ops.convert_to_tensor(weights), ops.convert_to_tensor(delays)
+
+
+def expected_sum(x, weights, delays):
+    weights = ops.convert_to_numpy(weights)
+    delays = ops.convert_to_numpy(delays)
+    y = reference.delay_conv1d(x, weights, delays, 0.0, HISTORY)
+    return y[:, HISTORY:]
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 6, 7, 40])
+def test_tapped_sum_equals_the_loop(rng, length):
+    x = rng.normal(size=(2, HISTORY + length, 3)).astype("float32")
+    weights, delays = taps(rng)
+    y = delay_taps.tapped_sum(
+        ops.convert_to_tensor(x), weights, delays, HISTORY
+    )
+    assert_close(
+        ops.convert_to_numpy(y), expected_sum(x, weights, delays), SAME_SUMS
+    )
+
+
+def test_dense_sum_of_the_materialised_kernel_is_the_same(rng):
+    x = rng.normal(size=(2, HISTORY + 20, 3)).astype("float32")
+    weights, delays = taps(rng)
+    kernel = delay_taps.materialise(weights, delays, HISTORY)
+    assert kernel.shape == (HISTORY + 1, 3)
+    y = delay_taps.dense_sum(ops.convert_to_tensor(x), kernel)
+    assert_close(
+        ops.convert_to_numpy(y), expected_sum(x, weights, delays), SAME_SUMS
+    )
+
+
+def test_tapped_step_is_the_last_step_of_the_sum(rng):
+    x = rng.normal(size=(2, HISTORY + 1, 3)).astype("float32")
+    weights, delays = taps(rng)
+    y = delay_taps.tapped_step(ops.convert_to_tensor(x), weights, delays)
+    expected = expected_sum(x, weights, delays)[:, 0]
+    assert_close(ops.convert_to_numpy(y), expected, SAME_SUMS)
+
+
+def test_taps_read_nothing_else(rng):
+    """A NaN is seen exactly where a tap reads it, bit for bit."""
+    x = rng.normal(size=(1, HISTORY + 20, 3)).astype("float32")
+    weights, delays = taps(rng)
+    arguments = (weights, delays, HISTORY)
+    clean = delay_taps.tapped_sum(ops.convert_to_tensor(x), *arguments)
+    at = 9
+    x[0, HISTORY + at] = np.nan
+    dirty = delay_taps.tapped_sum(ops.convert_to_tensor(x), *arguments)
+    clean, dirty = ops.convert_to_numpy(clean), ops.convert_to_numpy(dirty)
+    for c in range(3):
+        reads = {at + int(d) for d in ops.convert_to_numpy(delays)[:, c]}
+        seen = np.flatnonzero(np.isnan(dirty[0, :, c]))
+        assert set(seen) == reads
+        rest = [t for t in range(20) if t not in reads]
+        np.testing.assert_array_equal(dirty[0, rest, c], clean[0, rest, c])
+
+
+@pytest.mark.parametrize(
+    ("delay", "whole", "fraction"),
+    [(0, 0, 0), (3, 3, 0), (3.5, 3, 0.5), (6, 5, 1), (5.75, 5, 0.75)],
+)
+def test_between_steps(delay, whole, fraction):
+    weights, delays = delay_taps.between_steps(
+        ops.full((1, 1), 2.0), ops.full((1, 1), float(delay)), HISTORY
+    )
+    assert ops.convert_to_numpy(delays).ravel().tolist() == [whole, whole + 1]
+    assert ops.convert_to_numpy(weights).ravel().tolist() == [
+        2 * (1 - fraction),
+        2 * fraction,
+    ]

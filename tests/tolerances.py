@@ -1,0 +1,31 @@
+"""Every tolerance of the suite, in one place, each with its reason."""
+
+import numpy as np
+
+# Two float32 computations of the same sums in another order. Sums of a few
+# hundred terms round to about 1e-6 of the largest output; ten times that.
+SAME_SUMS = 1e-5
+
+# Float64 autodiff against central differences of step 1e-5: their truncation
+# error is about 1e-10 relative, their rounding error about 1e-11 / 1e-5.
+DIFFERENCES = 1e-6
+
+# The same with a step of 2e-3 where Keras computes a part in float32 even
+# under float64: a loss of some tens rounds by a few 1e-6, over the step that
+# is 1e-3 of a slope; the step's own truncation is about as much. A wrong term
+# is off by a hundred times that.
+DIFFERENCES_THROUGH_FLOAT32 = 5e-3
+
+# Outputs that went through one file on another backend: the same weights bit
+# for bit, so this is SAME_SUMS over a few layers, with their own functions
+# (exp, rsqrt) that differ in the last bit.
+OTHER_BACKEND = 2e-5
+
+
+def assert_close(actual, expected, relative):
+    """At most `relative` of the largest magnitude expected, everywhere."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape
+    scale = max(np.max(np.abs(expected)), 1e-3)
+    error = np.max(np.abs(actual - expected)) / scale
+    assert error <= relative, f"error {error:.2e} of the largest magnitude"
