@@ -8,6 +8,10 @@ import numpy as np
 import hapt
 import keras_mgrade
 
+# What the samples are a fraction of: 2 g and 250 degrees a second, the finest
+# ranges of a common motion sensor. Faster turns saturate, as they do there.
+FULL_SCALE = np.array([2.0] * 3 + [np.deg2rad(250)] * 3, "float32")
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -41,6 +45,16 @@ class Settings:
     dropout: float = 0.1
 
 
+def load(split):
+    """The recordings of `hapt.load`, as a sensor with `FULL_SCALE` reads."""
+
+    def read(recording):
+        signal = np.clip(recording.signal / FULL_SCALE, -1, 1)
+        return dataclasses.replace(recording, signal=signal)
+
+    return hapt.Recordings(read(recording) for recording in hapt.load(split))
+
+
 def make_model(settings):
     """Raw samples in, the logits of the six activities at every step out."""
     block = {
@@ -52,7 +66,10 @@ def make_model(settings):
     return keras.Sequential(
         [
             keras.Input((None, len(hapt.CHANNELS)), name="samples"),
-            keras_mgrade.MGrade(**block, name="block_1"),
+            # Delay lines of six raw channels cost a quarter of 24.
+            keras_mgrade.MGrade(
+                **block, convolution_on_input=True, name="block_1"
+            ),
             keras_mgrade.MGrade(**block, name="block_2"),
             keras.layers.Dense(len(hapt.CLASS_NAMES), name="activity"),
         ],
@@ -135,6 +152,11 @@ def train(recordings, settings, seed=0, epochs=10):
     batches = Stretches(recordings, settings, settings.steps // epochs, seed)
     model.fit(batches, epochs=epochs)
     return model
+
+
+def calibration(recordings, length=2000):
+    """The first samples of every sixth recording, for `to_tflite`."""
+    return [recording.signal[:length] for recording in recordings[::6]]
 
 
 def window_accuracy(model, recordings, settings):

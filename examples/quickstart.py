@@ -55,7 +55,7 @@ import quickstart_picture  # noqa: E402
 def main(seed, fast, output):
     output.mkdir(parents=True, exist_ok=True)
     settings = activity.Settings()
-    train, test = hapt.load("train"), hapt.load("test")
+    train, test = activity.load("train"), activity.load("test")
     recording = test[0]
     if fast:
         settings = activity.Settings(steps=150, batch_size=16)
@@ -69,7 +69,7 @@ def main(seed, fast, output):
     print(f"trained in {time.perf_counter() - start:.0f} s")
     model.save(output / "activity.keras")
     windows = activity.window_accuracy(model, test, settings)
-    floor = hapt_floor.floor_accuracy(train, test)
+    floor = hapt_floor.floor_accuracy(hapt.load("train"), hapt.load("test"))
     print(
         f"official test windows: {windows:.1%} right (logistic regression on "
         f"window statistics: {floor:.1%})"
@@ -90,7 +90,7 @@ def main(seed, fast, output):
         model,
         output / "activity_{precision}.tflite",
         precision=["float32", "mixed"],
-        calibration=[r.signal[: 500 if fast else 2000] for r in train[::6]],
+        calibration=activity.calibration(train, 500 if fast else 2000),
     )
     runners = {"LiteRT": keras_mgrade.export.LiteRTRunner}
     for precision, file in files.items():

@@ -1,5 +1,6 @@
 """Initial gate biases and delays."""
 
+import random
 from typing import Any
 
 import keras
@@ -23,7 +24,8 @@ class UniformGate(keras.initializers.Initializer):
     ... )
 
     Args:
-        seed: Integer, or `None` for a new draw each time an instance is made.
+        seed: Integer, or `None` for a seed of its own for each instance.
+            As in Keras, an instance gives the same values at every call.
             Defaults to `None`.
 
     Reference:
@@ -32,7 +34,7 @@ class UniformGate(keras.initializers.Initializer):
 
     def __init__(self, seed: int | None = None):
         self.seed = seed
-        self._seed = keras.random.SeedGenerator(seed)
+        self._seed = random.randint(1, 10**9) if seed is None else seed
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
         dtype = dtype or keras.config.floatx()
@@ -63,14 +65,15 @@ class LogTimeConstants(keras.initializers.Initializer):
         longest: Time constant of the last unit, in steps.
 
     Raises:
-        ValueError: Unless `0 < shortest <= longest`.
+        ValueError: Unless `0.05 <= shortest <= longest`.
     """
 
     def __init__(self, shortest: float, longest: float):
-        if not 0 < shortest <= longest:
+        # Below a twentieth of a step the gate is 1 to float32's precision.
+        if not 0.05 <= shortest <= longest:
             raise ValueError(
                 "`shortest` and `longest` are time constants in steps with "
-                "0 < shortest <= longest. "
+                "0.05 <= shortest <= longest. "
                 f"Received: shortest={shortest}, longest={longest}"
             )
         self.shortest = shortest
@@ -78,8 +81,8 @@ class LogTimeConstants(keras.initializers.Initializer):
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
         constants = np.geomspace(self.shortest, self.longest, shape[-1])
-        forget = np.exp(-1 / constants)
-        bias = np.log1p(-forget) - np.log(forget)
+        # log(z / (1 - z)) of z = 1 - exp(-1 / constants).
+        bias = np.log(np.expm1(1 / constants))
         return ops.convert_to_tensor(
             np.broadcast_to(bias, shape), dtype=dtype or keras.config.floatx()
         )
@@ -114,6 +117,20 @@ class EvenDelays(keras.initializers.Initializer):
 
     def get_config(self) -> dict[str, Any]:
         return {"max_delay": self.max_delay}
+
+
+def clone(initializer: Any, part: int) -> Any:
+    """An initializer of its own for a part of a layer.
+
+    One instance gives the same values at every call, and so do two of one
+    seed: parts of one shape would start equal.
+    """
+    if not hasattr(initializer, "get_config"):
+        return initializer
+    config = initializer.get_config()
+    if config.get("seed") is not None:
+        config["seed"] += part
+    return type(initializer).from_config(config)
 
 
 def get(identifier: Any) -> Any:

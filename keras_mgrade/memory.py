@@ -145,7 +145,7 @@ def memory_report(model: keras.Model) -> MemoryReport:
 
 
 def _weights(name, layer, calls):
-    weights = [w for w in layer.weights if "seed" not in w.path]
+    weights = [w for w in layer.weights if w.name != "seed_generator_state"]
     sizes = {"matrix": 0, "vector": 0}
     for weight in weights:
         kind = "matrix" if len(weight.shape) > 1 else "vector"

@@ -1,5 +1,6 @@
 """Checks of arguments where they enter."""
 
+import operator
 from typing import Any
 
 import keras
@@ -7,12 +8,26 @@ import keras
 
 def positive_integer(name: str, value: Any) -> int:
     """`value` as an int of at least 1, or a `ValueError` naming it."""
-    if isinstance(value, bool) or int(value) != value or value < 1:
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < 1:
         raise ValueError(
             f"`{name}` must be an integer of at least 1. "
             f"Received: {name}={value!r}"
         )
-    return int(value)
+    return number
+
+
+def fraction(name: str, value: Any) -> float:
+    """`value` within [0, 1), or a `ValueError` naming it."""
+    if not 0 <= value < 1:
+        raise ValueError(
+            f"`{name}` is the fraction to drop, in [0, 1). "
+            f"Received: {name}={value!r}"
+        )
+    return value
 
 
 def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:

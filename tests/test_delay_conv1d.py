@@ -284,6 +284,25 @@ def test_shapes_are_known_before_the_data():
     assert tuple(line.shape) == (None, SPAN, 3)
 
 
+def test_narrow_normalized_gaussians_are_finite(rng):
+    layer = DelayConv1D(
+        1, 4, "gaussian", width=0.1, normalize_kernel=True, use_bias=False
+    )
+    layer.build((None, None, 1))
+    layer.set_delays([[1.5]])
+    layer.kernel.assign([[2.0]])
+    kernel = ops.convert_to_numpy(layer.dense_kernel())[:, 0]
+    np.testing.assert_allclose(kernel, [0, 1, 1, 0, 0], atol=1e-6)
+
+
+def test_an_unbuilt_layer_says_so_and_can_be_saved(tmp_path):
+    layer = DelayConv1D(2, 4)
+    with pytest.raises(ValueError, match="before it is built"):
+        _ = layer.delays
+    with pytest.warns(UserWarning, match="has not yet been built"):
+        keras.Sequential([layer]).save(tmp_path / "unbuilt.keras")
+
+
 def test_a_file_of_another_kind_is_refused(rng, tmp_path):
     layer, x, _ = layer_and_input(rng, "gaussian")
     keras.Sequential([keras.Input((None, 3)), layer]).save_weights(
@@ -304,7 +323,16 @@ def test_a_file_of_another_kind_is_refused(rng, tmp_path):
         ({"max_delay": 2.5}, "`max_delay`.*Received: max_delay=2.5"),
         ({"interpolation": "cubic"}, "'linear', 'integer', 'gaussian'"),
         ({"train_width": True}, "belong to interpolation='gaussian'"),
-        ({"width": 0}, "`width`.*Received: width=0"),
+        (
+            {"interpolation": "gaussian", "width": 0},
+            "`width`.*at least 0.1. Received: width=0",
+        ),
+        ({"width": 2.0}, "belong to interpolation='gaussian'"),
+        (
+            {"interpolation": "integer", "delay_regularizer": "l2"},
+            "`delay_regularizer`.*have none",
+        ),
+        ({"kernel_size": "four"}, "`kernel_size`.*Received.*'four'"),
         ({"stateful": True}, "`stateful` yet"),
         ({"dtype": "mixed_bfloat16"}, "float32 or float64 so far"),
     ],

@@ -198,6 +198,63 @@ def test_masked_rows_end_in_the_state_of_their_last_valid_step(rng):
     )
 
 
+def test_parts_of_one_shape_start_from_different_weights(rng):
+    layer, _, _ = layer_and_input(rng, channels=4)
+    w = numbers(layer)
+    one, other = w["min_gru_cell.kernel"], w["mlp_expansion.kernel"]
+    assert one.shape == other.shape
+    assert np.abs(one - other).max() > 0.1
+
+
+def test_seeded_parts_start_from_different_weights_too(rng):
+    initializer = keras.initializers.GlorotUniform(seed=3)
+    layer, _, _ = layer_and_input(
+        rng, channels=4, kernel_initializer=initializer
+    )
+    w = numbers(layer)
+    one, other = w["min_gru_cell.kernel"], w["mlp_expansion.kernel"]
+    assert np.abs(one - other).max() > 0.1
+
+
+@pytest.mark.parametrize("normalization", ["layer", "batch"])
+def test_a_frozen_layer_stays_as_it_is(rng, tmp_path, normalization):
+    """Frozen by the constructor, before or after build, through a file."""
+
+    def model_of(layer):
+        return keras.Sequential([keras.Input((None, 3)), layer])
+
+    born = model_of(MGrade(4, 3, SPAN, normalization=normalization))
+    born.layers[0].trainable = False
+    early = MGrade(4, 3, SPAN, normalization=normalization)
+    early.trainable = False
+    given = MGrade(4, 3, SPAN, normalization=normalization, trainable=False)
+    born.save(tmp_path / "frozen.keras")
+    loaded = keras.models.load_model(tmp_path / "frozen.keras")
+    models = [born, model_of(early), model_of(given), loaded]
+    models.append(keras.models.clone_model(born))
+    x = rng.normal(size=(4, LENGTH, 3)).astype("float32")
+    for model in models:
+        assert not model.trainable_variables
+    before = loaded.get_weights()
+    loaded(x, training=True)
+    for old, new in zip(before, loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_nan_behind_a_mask_reaches_no_gradient(rng):
+    x = rng.normal(size=(2, LENGTH, 3)).astype("float32")
+    mask = np.arange(LENGTH) < np.array([[4], [6]])
+    x[~mask] = np.nan
+    inputs, given = keras.Input((None, 3)), keras.Input((None,), dtype="bool")
+    outputs = MGrade(4, 3, SPAN)(inputs, mask=given)
+    model = keras.Model([inputs, given], outputs)
+    model.compile("sgd", "mse")
+    target = np.zeros((2, LENGTH, 4), "float32")
+    weights = mask.astype("float32")
+    model.fit([x, mask], target, sample_weight=weights, verbose=0)
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
 def test_learns(rng):
     """An echo of seven steps ago, which only the delays can hold exactly."""
     x = rng.normal(size=(64, 40, 1)).astype("float32")
@@ -249,5 +306,5 @@ def test_bad_arguments_say_what_to_do(arguments, message):
 
 def test_a_wrong_number_of_states_is_refused(rng):
     layer, x, states = layer_and_input(rng)
-    with pytest.raises(ValueError, match="2 states.*Received: 1 states"):
+    with pytest.raises(ValueError, match=r"2 states.*initial_state\)=1"):
         layer(x, initial_state=states[:1])

@@ -264,6 +264,16 @@ def test_gates_start_uniform():
     assert (bias[4000:] == 0).all()
 
 
+def test_a_seeded_gate_is_reproducible():
+    make = keras_mgrade.initializers.UniformGate
+    first, again = make(3)((50,)), make(3)((50,))
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(first), ops.convert_to_numpy(again)
+    )
+    other = ops.convert_to_numpy(make()((50,)))
+    assert np.abs(other - ops.convert_to_numpy(first)).max() > 0.1
+
+
 def test_log_time_constants():
     initializer = keras_mgrade.initializers.LogTimeConstants(2, 200)
     layer = MinGRU(3, gate_bias_initializer=initializer)
@@ -285,7 +295,7 @@ def test_log_time_constants():
         ({"go_backwards": True}, "`go_backwards` yet"),
         ({"zero_output_for_mask": True}, "`zero_output_for_mask` yet"),
         ({"reset_after": True}, "no argument `reset_after`; .*reset gate"),
-        ({"unroll": True}, "no argument `unroll`; .*parallel"),
+        ({"unroll": True}, "no argument `unroll`; .*leave it out"),
         ({"recurrent_dropout": 0.1}, "`recurrent_dropout`; .*use `dropout`"),
         ({"dtype": "mixed_float16"}, "float32 or float64 so far"),
     ],
@@ -293,6 +303,15 @@ def test_log_time_constants():
 def test_bad_arguments_say_what_to_do(arguments, message):
     with pytest.raises(ValueError, match=message):
         MinGRU(**{"units": 4, **arguments})
+
+
+def test_integer_samples_are_cast(rng):
+    layer = MinGRU(4)
+    counts = rng.integers(-5, 5, (2, 6, 3)).astype("int16")
+    whole = ops.convert_to_numpy(layer(counts))
+    assert_close(
+        ops.convert_to_numpy(layer(counts.astype("float32"))), whole, SAME_SUMS
+    )
 
 
 def test_wrong_rank_is_refused(rng):

@@ -496,6 +496,21 @@ def test_a_stream_compiles_and_predicts(rng):
     assert_close(y, ops.convert_to_numpy(model(x)), SAME_SUMS)
 
 
+def test_steps_stay_in_inference_whatever_the_flag(rng):
+    model = sequential(
+        layers.Dropout(0.5), mgrade(normalization="batch", dropout=0.5)
+    )
+    scramble(model, rng)
+    stream = streaming_model(model, batch_size=2)
+    (x,) = samples(model, rng, 2)
+    inputs = [ops.convert_to_tensor(x[:, 0]), *initial_states(stream)]
+    before = model.get_weights()
+    trained = ops.convert_to_numpy(stream(inputs, training=True)[0])
+    assert_close(trained, whole(model, [x], 0)[0][:, 0], SAME_SUMS)
+    for weight, value in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
 def test_initial_states_are_zeros_of_the_declared_shapes():
     stream = streaming_model(golden_model(), batch_size=2)
     states = initial_states(stream)
@@ -632,6 +647,11 @@ REFUSED = {
         ALONG_TIME,
         STEP,
     ),
+    "Softmax from the end": (
+        lambda: layers.Softmax(axis=-2, name="here"),
+        r"works along time \(axis=-2\)",
+        STEP,
+    ),
     "EinsumDense": (
         lambda: layers.EinsumDense("abc,bd->adc", (2, CHANNELS), name="here"),
         r"mixes time steps \(equation 'abc,bd->adc'\)",
@@ -650,7 +670,7 @@ REFUSED = {
     "sequence and vector": (
         lambda: lambda x: layers.Add(name="here")([x, TemporalPooling()(x)]),
         "mixes a sequence with a tensor without time",
-        "after time is gone",
+        "keep the time axis of both",
     ),
 }
 
@@ -711,3 +731,137 @@ def test_a_batch_size_is_a_positive_integer(batch_size):
 def test_what_is_not_a_stream_is_refused(function):
     with pytest.raises(ValueError, match="must be a model made by `streaming"):
         function(sequential(gru()))
+
+
+def masked(layer):
+    x = keras.Input((None, CHANNELS))
+    mask = keras.Input((None,), dtype="bool")
+    return keras.Model([x, mask], layer(x, mask=mask))
+
+
+def trained(layer):
+    return functional(lambda x: layer(x, training=True))
+
+
+def started(layer):
+    x, state = keras.Input((None, CHANNELS)), keras.Input((4,))
+    return keras.Model([x, state], layer(x, initial_state=state))
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda: masked(mgrade(name="here")), "mask"),
+        (lambda: masked(gru(name="here")), "mask"),
+        (lambda: trained(layers.BatchNormalization(name="here")), "training"),
+        (lambda: started(gru(name="here")), "initial_state"),
+    ],
+)
+def test_arguments_in_the_graph_are_refused(make, argument):
+    with pytest.raises(
+        ValueError, match=f"'here'.*called with `{argument}`.*leave.*out"
+    ):
+        streaming_model(make())
+
+
+def test_the_first_argument_may_come_by_keyword(rng):
+    model = functional(lambda x: layers.Dense(2)(inputs=mgrade()(inputs=x)))
+    assert_streams(model, rng)
+
+
+def test_a_nested_model_takes_a_dictionary_by_name(rng):
+    a = keras.Input((None, CHANNELS), name="a")
+    b = keras.Input((None, CHANNELS), name="b")
+    inner = keras.Model([b, a], gru()(b) - gru()(a), name="inner")
+    model = functional(lambda x: inner({"a": x, "b": 10 * x}))
+    assert_streams(model, rng)
+
+
+def test_a_layer_before_and_after_time_is_gone(rng, tmp_path):
+    shared = layers.Dense(CHANNELS, name="shared")
+    model = functional(lambda x: shared(TemporalPooling("mean")(shared(x))))
+    assert_streams(model, rng)
+    stream = streaming_model(model)
+    stream.save(tmp_path / "stream.keras")
+    loaded = keras.models.load_model(tmp_path / "stream.keras")
+    assert len(loaded.weights) == len(stream.weights) == 2
+
+
+def test_names_may_be_used_twice(rng):
+    def inner(name):
+        return functional(
+            lambda x: layers.Dense(2, name="head")(
+                MinGRU(3, name="gru")(x + layers.Dense(3, name="d")(x))
+            ),
+            name=name,
+        )
+
+    parts = [inner("left"), inner("right")]
+    model = functional(
+        lambda x: layers.Dense(2, name="head")(parts[0](x) + parts[1](x))
+    )
+    assert_streams(model, rng)
+
+
+class Cumulative(layers.Dense):
+    def call(self, inputs, training=None):
+        return ops.cumsum(super().call(inputs), axis=1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Cumulative(2),
+        lambda: layers.Rescaling([[1.0], [2.0], [3.0], [4.0]]),
+        lambda: layers.EinsumDense("abc,cd->abd", (4, 2), bias_axes="bd"),
+        lambda: layers.EinsumDense("...bc,bd->...dc", (4, 3)),
+    ],
+)
+def test_what_tells_time_steps_apart_is_refused(make):
+    x = keras.Input((4, CHANNELS))
+    with pytest.raises(ValueError, match="cannot run as a stream"):
+        streaming_model(keras.Model(x, make()(x)))
+
+
+class FromFive(layers.Layer):
+    state_specs = [("sum", (CHANNELS,), "accumulator")]
+
+    def get_initial_state(self, batch_size):
+        return [5 * ops.ones((batch_size, CHANNELS))]
+
+    def step(self, x_t, states):
+        return states[0] + x_t, [states[0] + x_t]
+
+    def call(self, inputs):
+        return 5 + ops.cumsum(inputs, axis=1)
+
+
+def test_a_stream_that_does_not_start_from_zero_is_refused():
+    with pytest.raises(ValueError, match="initial state is not zero"):
+        streaming_model(sequential(FromFive()))
+
+
+def test_operations_alone_are_no_stream():
+    with pytest.raises(ValueError, match="no layer that could be streamed"):
+        streaming_model(functional(lambda x: 2 * x))
+
+
+def test_compile_step_checks_its_samples(rng):
+    stream = streaming_model(sequential(gru()))
+    step, states = compile_step(stream), initial_states(stream)
+    y, _ = step(rng.normal(size=(1, CHANNELS)), states)
+    assert "float32" in str(y.dtype)
+    for bad in (np.zeros(CHANNELS), np.zeros((3, CHANNELS))):
+        with pytest.raises(ValueError, match=r"shape \(1, 3\).*Received"):
+            step(bad, states)
+    a, b = (keras.Input((None, CHANNELS), name=n) for n in "ab")
+    stream = streaming_model(keras.Model([b, a], gru()(b) - gru()(a)))
+    step, states = compile_step(stream), initial_states(stream)
+    left, right = rng.normal(size=(2, 1, CHANNELS))
+    listed, _ = step([left, right], states)
+    named, _ = step({"a": right, "b": left}, states)
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(listed), ops.convert_to_numpy(named)
+    )
+    with pytest.raises(ValueError, match="list of 2 samples"):
+        step(left, states)

@@ -2,9 +2,10 @@
 
 A recurrent state in eight bits forgets: increments smaller than half a step
 vanish. So the operators that update a recurrent or accumulator state stay in
-float32, and so do normalisations, whose statistics span too wide a range, and
-operators of which TFLite Micro has no int8 form. All are found by walking the
-graph from the state outputs and from RSQRT; names of tensors mean nothing.
+float32, and so do normalisations, whose statistics span too wide a range, the
+sums (skips) beside either, and operators of which TFLite Micro has no int8
+form. All are found by walking the graph from the state outputs and from RSQRT;
+names of tensors mean nothing.
 """
 
 from collections.abc import Iterable
@@ -74,7 +75,7 @@ def float_operators(model, roles: dict[str, str]) -> set[int]:
             kept.add(number)
         if name == "RSQRT":
             kept |= _normalisation(graph, number)
-    return kept
+    return kept | _sums_beside(graph, kept)
 
 
 def _state_update(graph: Graph, before: int, after: int) -> set[int]:
@@ -155,6 +156,41 @@ def _normalisation(graph: Graph, rsqrt: int) -> set[int]:
                 kept.add(reader)
                 pending += graph.outputs(reader)
     return kept
+
+
+def _sums_beside(graph: Graph, kept: set[int]) -> set[int]:
+    """Sums of two tensors that read from or lead to a float operator.
+
+    A skip past a recurrence carries quiet and loud passages: in one int8
+    scale the quiet ones drown, and a normalisation then amplifies what is
+    left. Between float operators a sum in float costs no conversion either.
+    """
+    sums = {
+        n
+        for n, name in enumerate(graph.names)
+        if name in ("ADD", "SUB") and len(graph.inputs(n)) == 2
+    }
+    found: set[int] = set()
+    grown = True
+    while grown:
+        beside = {
+            n
+            for n in sums - found
+            if any(
+                other in kept | found
+                for other in (
+                    *(graph.producer.get(i) for i in graph.inputs(n)),
+                    *(
+                        reader
+                        for i in graph.outputs(n)
+                        for reader in graph.readers.get(i, [])
+                    ),
+                )
+            )
+        }
+        grown = bool(beside)
+        found |= beside
+    return found
 
 
 def _centring(graph: Graph, index: int) -> set[int]:

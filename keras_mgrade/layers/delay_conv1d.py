@@ -18,12 +18,17 @@ from keras_mgrade.ops import delay_taps
 UNIT = 4.0
 
 
-class _WithinSpan(keras.constraints.Constraint):
-    def __init__(self, longest):
-        self.longest = longest
+# A trained Gaussian gets no narrower than this, in steps: by then it reads
+# one step, and its gradient in the delay is gone.
+NARROWEST = 0.1
+
+
+class _Within(keras.constraints.Constraint):
+    def __init__(self, lower, upper):
+        self.lower, self.upper = lower, upper
 
     def __call__(self, w):
-        return ops.clip(w, 0.0, self.longest)
+        return ops.clip(w, self.lower, self.upper)
 
 
 @keras.saving.register_keras_serializable("keras_mgrade")
@@ -135,18 +140,26 @@ class DelayConv1D(keras.layers.Layer):
         self.interpolation = validation.one_of(
             "interpolation", interpolation, ("linear", "integer", "gaussian")
         )
-        if interpolation != "gaussian" and (train_width or normalize_kernel):
+        if interpolation != "gaussian" and (
+            train_width or normalize_kernel or width != 0.8
+        ):
             raise ValueError(
-                "`train_width` and `normalize_kernel` belong to "
+                "`width`, `train_width` and `normalize_kernel` belong to "
                 "interpolation='gaussian'; other taps have no width. "
-                f"Received: interpolation={interpolation!r}, "
+                f"Received: interpolation={interpolation!r}, width={width}, "
                 f"train_width={train_width}, "
                 f"normalize_kernel={normalize_kernel}"
             )
-        if not width > 0:
+        if interpolation == "integer" and delay_regularizer is not None:
             raise ValueError(
-                "`width` is a standard deviation in steps, above 0. "
-                f"Received: width={width!r}"
+                "`delay_regularizer` moves delays by gradient, and those of "
+                "interpolation='integer' have none. "
+                f"Received: delay_regularizer={delay_regularizer!r}"
+            )
+        if not width >= NARROWEST:
+            raise ValueError(
+                "`width` is a standard deviation in steps, at least "
+                f"{NARROWEST}. Received: width={width!r}"
             )
         self.activation = keras.activations.get(activation)
         self.use_bias = use_bias
@@ -190,7 +203,7 @@ class DelayConv1D(keras.layers.Layer):
             name="delays",
             shape=shape,
             initializer=self._initial_delays,
-            constraint=_WithinSpan(self.max_delay / UNIT),
+            constraint=_Within(0.0, self.max_delay / UNIT),
             trainable=self.interpolation != "integer",
             autocast=False,
         )
@@ -200,6 +213,7 @@ class DelayConv1D(keras.layers.Layer):
                 name="width",
                 shape=shape,
                 initializer=keras.initializers.Constant(self.width),
+                constraint=_Within(NARROWEST, float("inf")),
                 trainable=self.train_width,
                 autocast=False,
             )
@@ -222,11 +236,22 @@ class DelayConv1D(keras.layers.Layer):
     @property
     def delays(self) -> np.ndarray:
         """Delays in steps, `(kernel_size, channels)`, as the layer reads."""
+        self._require_built()
         steps = UNIT * ops.convert_to_numpy(self._delays)
+        if self.interpolation == "integer":
+            steps = np.round(steps)
         return np.clip(steps, 0, self.max_delay)
+
+    def _require_built(self):
+        if not self.built:
+            raise ValueError(
+                "The layer has no delays before it is built: call it once, "
+                "or build((None, None, channels)). Received: built=False"
+            )
 
     def set_delays(self, steps: Any) -> None:
         """Puts the taps at `steps`, of shape `(kernel_size, channels)`."""
+        self._require_built()
         steps = np.asarray(steps)
         shape = tuple(self._delays.shape)
         whole = self.interpolation == "integer"
@@ -268,7 +293,7 @@ class DelayConv1D(keras.layers.Layer):
         return delay_taps.gaussian_kernel(
             ops.convert_to_tensor(self.kernel),
             self._clipped_delays(),
-            ops.convert_to_tensor(self._width),
+            ops.maximum(ops.convert_to_tensor(self._width), NARROWEST),
             self.max_delay,
             self.normalize_kernel,
         )
@@ -356,6 +381,8 @@ class DelayConv1D(keras.layers.Layer):
         return [mask, None] if self.return_state else mask
 
     def _named_weights(self):
+        if not self.built:
+            return {}
         weights = (self.kernel, self._delays, self._width, self.bias)
         return {w.name: w for w in weights if w is not None}
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_mgrade import initializers, validation
 from keras_mgrade.layers.delay_conv1d import DelayConv1D
@@ -128,9 +129,14 @@ class MGrade(keras.layers.Layer):
         validation.full_precision(self)
         validation.not_yet("MGrade", stateful=stateful)
         self.units = validation.positive_integer("units", units)
-        self.kernel_size = kernel_size
-        self.max_delay = max_delay
-        self.interpolation = interpolation
+        # Checked here as well, for a layer that has no convolution.
+        self.kernel_size = validation.positive_integer(
+            "kernel_size", kernel_size
+        )
+        self.max_delay = validation.positive_integer("max_delay", max_delay)
+        self.interpolation = validation.one_of(
+            "interpolation", interpolation, ("linear", "integer", "gaussian")
+        )
         self.expansion = validation.positive_integer("expansion", expansion)
         self.activation = keras.activations.get(activation)
         self.normalization = validation.one_of(
@@ -145,7 +151,7 @@ class MGrade(keras.layers.Layer):
         self.convolution_norm = convolution_norm
         self.recurrence_norm = recurrence_norm
         self.recurrence_dense = recurrence_dense
-        self.dropout = dropout
+        self.dropout = validation.fraction("dropout", dropout)
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.depthwise_initializer = initializers.get(depthwise_initializer)
         if delay_initializer == "even":
@@ -196,7 +202,7 @@ class MGrade(keras.layers.Layer):
                 depthwise_initializer=self.depthwise_initializer,
                 delay_initializer=self.delay_initializer,
                 return_state=True,
-                dtype=self.dtype_policy,
+                **self._shared(),
                 name="convolution",
             )
             self.convolution_normalization = self._norm(
@@ -210,29 +216,31 @@ class MGrade(keras.layers.Layer):
                 self.units,
                 activation=self.candidate_activation,
                 recurrent_activation=self.recurrent_activation,
-                kernel_initializer=self.kernel_initializer,
+                kernel_initializer=initializers.clone(
+                    self.kernel_initializer, part=0
+                ),
                 gate_bias_initializer=self.gate_bias_initializer,
                 return_sequences=True,
                 return_state=True,
-                dtype=self.dtype_policy,
+                **self._shared(),
                 name="recurrence",
             )
             if self.output_activation is not keras.activations.linear:
                 self.recurrence_output = keras.layers.Activation(
                     self.output_activation,
-                    dtype=self.dtype_policy,
+                    **self._shared(),
                     name="recurrence_output",
                 )
             if self.dropout:
                 self.recurrence_dropout = keras.layers.Dropout(
                     self.dropout,
                     seed=self.seed,
-                    dtype=self.dtype_policy,
+                    **self._shared(),
                     name="recurrence_dropout",
                 )
             if self.recurrence_dense:
                 self.recurrence_projection = self._dense(
-                    "recurrence_projection", self.units
+                    "recurrence_projection", self.units, part=2
                 )
             self.recurrence_normalization = self._norm(
                 "recurrence_normalization", self.recurrence_norm
@@ -241,7 +249,7 @@ class MGrade(keras.layers.Layer):
         self.mlp_expansion = self._dense(
             "mlp_expansion", self.expansion * self.units, self.activation
         )
-        self.mlp_projection = self._dense("mlp_projection", self.units)
+        self.mlp_projection = self._dense("mlp_projection", self.units, part=3)
         self.output_normalization = self._norm(
             "output_normalization", not batch
         )
@@ -250,19 +258,20 @@ class MGrade(keras.layers.Layer):
         if not wanted or self.normalization is None:
             return None
         if self.normalization == "batch":
-            return keras.layers.BatchNormalization(
-                dtype=self.dtype_policy, name=name
-            )
-        return keras.layers.LayerNormalization(
-            dtype=self.dtype_policy, name=name
-        )
+            return keras.layers.BatchNormalization(**self._shared(), name=name)
+        return keras.layers.LayerNormalization(**self._shared(), name=name)
 
-    def _dense(self, name, width, activation=None):
+    def _shared(self):
+        return {"dtype": self.dtype_policy, "trainable": self.trainable}
+
+    def _dense(self, name, width, activation=None, part=1):
         return keras.layers.Dense(
             width,
             activation=activation,
-            kernel_initializer=self.kernel_initializer,
-            dtype=self.dtype_policy,
+            kernel_initializer=initializers.clone(
+                self.kernel_initializer, part
+            ),
+            **self._shared(),
             name=name,
         )
 
@@ -275,7 +284,7 @@ class MGrade(keras.layers.Layer):
             )
         self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: channels})
         if channels != self.units:
-            self.encoder = self._dense("encoder", self.units)
+            self.encoder = self._dense("encoder", self.units, part=4)
 
         on_input = channels if self.convolution_on_input else self.units
         for part, width in (
@@ -335,13 +344,20 @@ class MGrade(keras.layers.Layer):
         given = initial_state
         if given is None:
             given = [None] * len(stateful_parts)
-        elif len(given) != len(stateful_parts):
+        elif not isinstance(given, (list, tuple)):
+            given = [given]
+        if len(given) != len(stateful_parts):
             raise ValueError(
                 "`initial_state` must be a list of "
                 f"{len(stateful_parts)} states, as `return_state` gives it. "
-                f"Received: {len(given)} states"
+                f"Received: len(initial_state)={len(given)}"
             )
         given, reached = iter(given), []
+        if mask is not None:
+            # Selected before any product: a NaN behind a mask must not reach
+            # a gradient.
+            selected = ops.expand_dims(mask, -1)
+            inputs = ops.where(selected, inputs, ops.zeros_like(inputs))
 
         def apply(part, x):
             if part in stateful_parts:

@@ -18,8 +18,8 @@ from keras_mgrade.ops.linear_recurrence import linear_recurrence
 
 # What a GRU user may still have in a script, and what to write instead.
 _GRU_ONLY = {
-    "unroll": "the recurrence is parallel on every backend: leave it out",
-    "use_cudnn": "the recurrence is parallel on every backend: leave it out",
+    "unroll": "its loop is a kernel of its own: leave it out",
+    "use_cudnn": "its loop is a kernel of its own: leave it out",
     "reset_after": "a minGRU has no reset gate: leave it out",
     "recurrent_dropout": "a minGRU has no recurrent kernel: use `dropout`",
     "recurrent_initializer": "a minGRU has no recurrent kernel: leave it out",
@@ -110,12 +110,7 @@ class MinGRUCell(keras.layers.Layer, DropoutRNNCell):
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
-        if not 0 <= dropout < 1:
-            raise ValueError(
-                "`dropout` is the fraction of inputs to drop, in [0, 1). "
-                f"Received: dropout={dropout!r}"
-            )
-        self.dropout = dropout
+        self.dropout = validation.fraction("dropout", dropout)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.state_size = self.units
@@ -152,7 +147,8 @@ class MinGRUCell(keras.layers.Layer, DropoutRNNCell):
         """Gate and candidate of a step or of a whole sequence."""
         # The operator and not `ops.matmul`, which on PyTorch computes float64
         # in float32.
-        projection = x @ ops.convert_to_tensor(self.kernel)
+        kernel = ops.convert_to_tensor(self.kernel)
+        projection = ops.cast(x, kernel.dtype) @ kernel
         if self.use_bias:
             projection = ops.add(projection, self.bias)
         z = self.recurrent_activation(projection[..., : self.units])
@@ -203,15 +199,16 @@ class MinGRUCell(keras.layers.Layer, DropoutRNNCell):
 
 @keras.saving.register_keras_serializable("keras_mgrade")
 class MinGRU(keras.layers.RNN):
-    """Minimal gated recurrent unit: trained in parallel, run step by step.
+    """Minimal gated recurrent unit: trained at once, run step by step.
 
     `z = recurrent_activation(x Wz + bz)`, `c = activation(x Wc + bc)`,
     `h = h_prev + z * (c - h_prev)`.
 
     It stands where a `keras.layers.GRU` stands. Its gate reads the input and
-    not the state, so there is no recurrent kernel, and training runs over
-    all steps at once. The candidate is linear unless told otherwise; a GRU
-    user may expect `activation="tanh"`, which also bounds the state.
+    not the state, so there is no recurrent kernel, and all steps of a sequence
+    are one matrix product and one linear recurrence. The candidate is linear
+    unless told otherwise; a GRU user may expect `activation="tanh"`, which
+    also bounds the state.
 
     Example:
 

@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 # These read the last axis or no axis at all: the same with and without time.
@@ -24,7 +25,6 @@ _ANY_RANK = (
     layers.Minimum,
     layers.Multiply,
     layers.ReLU,
-    layers.SpatialDropout1D,
     layers.Subtract,
 )
 # These may look at several axes: time must not be one of them.
@@ -41,6 +41,7 @@ _OTHERS = (
     layers.EinsumDense,
     layers.Embedding,
     layers.Rescaling,
+    layers.SpatialDropout1D,
     layers.TimeDistributed,
 )
 
@@ -51,38 +52,54 @@ def why_not_pointwise(layer: Any, rank: int) -> str | None:
     Returns:
         `None` if it does, else a reason that completes "because it ...".
     """
-    if isinstance(layer, layers.Embedding) and layer.mask_zero:
+    kind = _kind(layer)
+    if kind is None:
+        return "is not known to treat every time step alike"
+    if kind is layers.Embedding and layer.mask_zero:
         return "makes a mask, and a stream has no padding (mask_zero=True)"
-    if isinstance(layer, layers.EinsumDense) and not _keeps_time(layer):
+    if kind is layers.EinsumDense and not _keeps_time(layer, rank):
         return f"mixes time steps (equation {layer.equation!r})"
-    if isinstance(layer, _WITH_AXIS):
-        axes = (
-            layer.axis
-            if isinstance(layer.axis, (list, tuple))
-            else [layer.axis]
-        )
+    if kind is layers.Rescaling and not all(
+        np.ndim(value) <= 1 for value in (layer.scale, layer.offset)
+    ):
+        return "may scale every time step differently"
+    if kind in _WITH_AXIS:
+        axes = layer.axis
+        axes = axes if isinstance(axes, (list, tuple)) else [axes]
         if any(axis is not None and axis % rank in (0, 1) for axis in axes):
             return f"works along time (axis={layer.axis})"
-        return None
-    if isinstance(layer, _ANY_RANK + _OTHERS):
-        return None
-    return "is not known to treat every time step alike"
+    return None
 
 
-def _keeps_time(layer: layers.EinsumDense) -> bool:
+def _kind(layer):
+    """The known class whose `call` a layer has; a subclass may override it."""
+    for kind in _ANY_RANK + _WITH_AXIS + _OTHERS:
+        if isinstance(layer, kind) and type(layer).call is kind.call:
+            return kind
+    return None
+
+
+def _keeps_time(layer, rank):
+    """Whether axis 1 goes through an EinsumDense untouched."""
     inputs, output = layer.equation.replace(" ", "").split("->")
     data, kernel = inputs.split(",")
     if data.startswith("..."):
-        return output.startswith("...")
-    return data[:2] == output[:2] and not set(data[:2]) & set(kernel)
+        # Time is among the axes of the ellipsis.
+        named = len(data) - len("...")
+        return output.startswith("...") and rank - named >= 2
+    time = data[1]
+    untouched = data[:2] == output[:2] and not set(data[:2]) & set(kernel)
+    return untouched and time not in (layer.bias_axes or "")
 
 
-def apply_pointwise(layer: Any, x: Any) -> Any:
+def apply_pointwise(layer: Any, x: Any, timeless: bool = False) -> Any:
     """`layer`, as in inference, on one time step: time is an axis of 1.
 
     Args:
         layer: A layer for which `why_not_pointwise` is `None`.
         x: `(batch, channels)`, or a list of such.
+        timeless: Whether `x` never had a time axis: then any layer will do.
+            Defaults to `False`.
 
     Returns:
         `(batch, channels)`.
@@ -90,9 +107,7 @@ def apply_pointwise(layer: Any, x: Any) -> Any:
     arguments = {}
     if "training" in inspect.signature(layer.call).parameters:
         arguments["training"] = False
-    if isinstance(layer, _ANY_RANK) and not isinstance(
-        layer, layers.SpatialDropout1D
-    ):
+    if timeless or _kind(layer) in _ANY_RANK:
         return layer(x, **arguments)
     x = keras.tree.map_structure(lambda t: ops.expand_dims(t, 1), x)
     return ops.squeeze(layer(x, **arguments), 1)

@@ -110,9 +110,10 @@ def gaussian_kernel(
     steps = ops.arange(max_delay + 1, dtype=kernel.dtype)
     steps = ops.reshape(steps, (1, -1, 1))
     distance = (steps - ops.expand_dims(delays, 1)) / ops.expand_dims(width, 1)
-    bells = ops.exp(-0.5 * ops.square(distance))
-    if normalize:
-        bells = bells / ops.sum(bells, axis=1, keepdims=True)
+    exponent = -0.5 * ops.square(distance)
+    # The softmax is the normalised bell, also where a narrow one between two
+    # steps would vanish at both.
+    bells = ops.softmax(exponent, axis=1) if normalize else ops.exp(exponent)
     return ops.sum(ops.expand_dims(kernel, 1) * bells, axis=0)
 
 

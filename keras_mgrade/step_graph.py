@@ -1,0 +1,336 @@
+"""A model's graph rebuilt for one time step.
+
+Keras walks the model; at every node this module decides what one step of it
+is, or refuses it by name, with the reason and the way out.
+"""
+
+import inspect
+import re
+from typing import Any
+
+import keras
+import numpy as np
+
+# What `keras.Model(inputs, outputs)` makes; Keras exports only its base.
+from keras.src.models.functional import Functional
+
+from keras_mgrade.layers.pointwise import apply_pointwise, why_not_pointwise
+
+
+@keras.saving.register_keras_serializable("keras_mgrade")
+class Step(keras.layers.Layer):
+    """One time step of `layer`, its states as further inputs and outputs.
+
+    Args:
+        layer: A layer with `step` and `state_specs`, or one that treats all
+            time steps alike.
+        **kwargs: As for `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: `x_t`, `(batch, channels)`, or the list of `x_t` (several for
+            a layer of several inputs) followed by the states.
+        timeless: Whether the inputs never had a time axis: then the layer is
+            applied as it is. Defaults to `False`.
+
+    Output shape:
+        `y_t`, or with states the list of `y_t` followed by the new states.
+    """
+
+    def __init__(self, layer: keras.layers.Layer, **kwargs: Any):
+        # The layer's own precision, not the global policy's.
+        super().__init__(**{"dtype": layer.dtype_policy, **kwargs})
+        self.layer = layer
+
+    @property
+    def state_specs(self) -> list[tuple[str, tuple[int, ...], str]]:
+        """`(name, shape without batch, role)` of each state."""
+        return getattr(self.layer, "state_specs", [])
+
+    def build(self, input_shape):
+        pass
+
+    def call(self, inputs, timeless=False):
+        if timeless:
+            return apply_pointwise(self.layer, inputs, timeless=True)
+        if not self.state_specs:
+            return self.run(inputs, [])[0]
+        y_t, states = self.run(inputs[0], list(inputs[1:]))
+        return [y_t, *states]
+
+    def run(self, x_t: Any, states: list[Any]) -> tuple[Any, list[Any]]:
+        """The step itself; a device form overrides this."""
+        if _has_step(self.layer):
+            return self.layer.step(x_t, states)
+        return apply_pointwise(self.layer, x_t), []
+
+    def get_config(self):
+        layer = keras.saving.serialize_keras_object(self.layer)
+        return {**super().get_config(), "layer": layer}
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        layer = keras.saving.deserialize_keras_object(config.pop("layer"))
+        return cls(layer, **config)
+
+
+def _has_step(layer):
+    return callable(getattr(layer, "step", None)) and hasattr(
+        layer, "state_specs"
+    )
+
+
+class StepGraph:
+    """One pass over a model's graph that rebuilds it for one time step.
+
+    Args:
+        batch_size: How many streams run side by side.
+        reserved: Names that are taken, those of the model's inputs.
+
+    Attributes:
+        states: The state inputs, in graph order.
+        new_states: The states that come out, in the same order.
+        steps: The `Step` made for each layer, by the layer's id.
+        timed: Ids of the tensors that stand for a whole time axis.
+    """
+
+    def __init__(self, batch_size: int, reserved: list[str]):
+        self.batch_size = batch_size
+        self.states, self.new_states, self.steps = [], [], {}
+        self.timed = set()
+        self._calls, self._operations = {}, {}
+        self._names = set(reserved)
+        self._kept = []  # Tensors stay alive, so that no id is used twice.
+
+    def input(self, x: Any) -> Any:
+        """The input of the stream for an input of the model."""
+        timed = len(x.shape) > 2 or (len(x.shape) == 2 and x.shape[1] is None)
+        shape = x.shape[2:] if timed else x.shape[1:]
+        tensor = keras.Input(
+            batch_shape=(self.batch_size, *shape), dtype=x.dtype, name=x.name
+        )
+        return self._mark(tensor, timed)
+
+    def run(self, model: Any, inputs: Any, path: tuple[str, ...] = ()) -> Any:
+        """The outputs of one step of `model`, in the model's structure."""
+
+        def call(operation, *args, **kwargs):
+            return self._node(operation, path, args, kwargs)
+
+        graph = getattr(model, "_functional", None) or model
+        # Keras's own traversal; `clone_model` uses it in the same way, but
+        # refuses `call_function` for Sequential.
+        return graph._run_through_graph(
+            inputs, operation_fn=lambda operation: operation, call_fn=call
+        )
+
+    def _mark(self, tensor, timed):
+        if timed:
+            self.timed.add(id(tensor))
+        self._kept.append(tensor)
+        return tensor
+
+    def _node(self, operation, path, args, kwargs):
+        path = (*path, operation.name)
+        if not isinstance(operation, keras.layers.Layer):
+            return self._operation(operation, path, args, kwargs)
+        x = _only_input(operation, path, args, kwargs)
+        if _is_graph(operation):
+            return self.run(operation, _in_order(operation, x), path)
+        tensors = keras.tree.flatten(x)
+        if not self._timed(operation, path, tensors):
+            return self._step(operation, path)(x, timeless=True)
+        if hasattr(operation, "compose") and _has_step(operation):
+            return self._composite(operation, path, x)
+        if _has_step(operation):
+            return self._stateful(operation, path, x)
+        reason = why_not_pointwise(operation, len(tensors[0].shape) + 1)
+        if reason is not None:
+            refuse(path, f"it {reason}", operation)
+        return self._mark(self._step(operation, path)(x), True)
+
+    def _timed(self, operation, path, tensors):
+        timed = [id(x) in self.timed for x in tensors]
+        if any(timed) and not all(timed):
+            refuse(
+                path,
+                "it mixes a sequence with a tensor without time",
+                operation,
+                "keep the time axis of both (return_sequences=True), or pool "
+                "both first",
+            )
+        return any(timed)
+
+    def _operation(self, operation, path, args, kwargs):
+        """A written operation, such as the sum in `h + x`."""
+        values = keras.tree.flatten((args, kwargs))
+        tensors = [x for x in values if isinstance(x, keras.KerasTensor)]
+        timed = self._timed(operation, path, tensors)
+        if timed and not _elementwise(operation, values):
+            refuse(path, "it is not an elementwise operation", operation)
+        if id(operation) not in self._operations:
+            name = self._unused(operation.name)
+            made = operation
+            if name != operation.name:
+                # Two nested models may each have an `add`; one may not.
+                config = {**operation.get_config(), "name": name}
+                made = type(operation).from_config(config)
+            self._operations[id(operation)] = made
+        outputs = self._operations[id(operation)](*args, **kwargs)
+        return keras.tree.map_structure(lambda y: self._mark(y, timed), outputs)
+
+    def _composite(self, layer, path, x):
+        def apply(part, x):
+            # A sum made by the layer itself has not been seen yet; states
+            # that a part returns are in the graph already.
+            x = self._mark(x, True)
+            return keras.tree.flatten(self._node(part, path, (x,), {}))[0]
+
+        known = len(self.new_states)
+        y = self._mark(layer.compose(x, apply), True)
+        if getattr(layer, "return_state", False):
+            return [y, *self.new_states[known:]]
+        return y
+
+    def _stateful(self, layer, path, x):
+        for state in layer.get_initial_state(1):
+            if np.any(keras.ops.convert_to_numpy(state)):
+                refuse(
+                    path,
+                    "its initial state is not zero",
+                    layer,
+                    "every stream starts from zeros: add the offset inside "
+                    "the layer",
+                )
+        call = self._calls[id(layer)] = self._calls.get(id(layer), -1) + 1
+        states = [
+            keras.Input(
+                batch_shape=(self.batch_size, *shape),
+                dtype=layer.compute_dtype,
+                name=self._identifier((*path, str(call), name)),
+            )
+            for name, shape, _ in layer.state_specs
+        ]
+        step = self._step(layer, path)
+        y, *new = keras.tree.flatten(step([x, *states] if states else x))
+        self.states += states
+        self.new_states += new
+        self._mark(y, _keeps_time(layer, x))
+        if getattr(layer, "return_state", False):
+            return [y, *new]
+        return y
+
+    def _step(self, layer, path):
+        if id(layer) not in self.steps:
+            name = self._identifier(path)
+            self.steps[id(layer)] = Step(layer, name=name)
+        return self.steps[id(layer)]
+
+    def _identifier(self, path):
+        """A valid and unused C identifier."""
+        name = re.sub(r"\W", "_", "__".join(path), flags=re.ASCII)
+        return self._unused(f"_{name}" if name[0].isdigit() else name)
+
+    def _unused(self, name):
+        unique, number = name, 1
+        while unique in self._names:
+            unique, number = f"{name}_{number}", number + 1
+        self._names.add(unique)
+        return unique
+
+
+def _is_graph(layer):
+    """Whether a layer is a model whose call is its graph and nothing else."""
+    graphs = (keras.Sequential, Functional)
+    return any(type(layer).call is graph.call for graph in graphs)
+
+
+def _only_input(layer, path, args, kwargs):
+    """What a layer is called on, if nothing else would change its output."""
+    bound = inspect.signature(layer.call).bind(*args, **kwargs).arguments
+    (_, x), *others = bound.items()
+    for name, value in others:
+        tensors = [
+            v
+            for v in keras.tree.flatten(value)
+            if isinstance(v, keras.KerasTensor)
+        ]
+        if tensors or (name == "training" and value):
+            refuse(
+                path,
+                f"it is called with `{name}` in the graph",
+                layer,
+                "a stream has no padding, starts from zeros and runs in "
+                f"inference: leave `{name}` out",
+            )
+    return x
+
+
+def _in_order(model, x):
+    """The inputs of a nested model, in its own order."""
+    names = [tensor.name for tensor in model.inputs]
+    if isinstance(x, dict) and set(names) <= set(x):
+        return [x[name] for name in names]
+    return keras.tree.flatten(x)
+
+
+def _keeps_time(layer, x_t):
+    shape = (x_t.shape[0], None, *x_t.shape[1:])
+    sequence = keras.KerasTensor(shape, dtype=x_t.dtype)
+    y = keras.tree.flatten(layer.compute_output_spec(sequence))[0]
+    return len(y.shape) > 1 and y.shape[1] is None
+
+
+# Operations that are elementwise whatever the rank of their arguments.
+_ELEMENTWISE = {
+    "Abs", "Absolute", "Add", "Clip", "Cos", "Divide", "Elu", "Exp", "Gelu",
+    "HardSigmoid", "HardSilu", "HardTanh", "LeakyRelu", "Log", "Log1p",
+    "LogSigmoid", "Maximum", "Minimum", "Multiply", "Negative", "Power",
+    "Relu", "Relu6", "Rsqrt", "Selu", "Sigmoid", "Sign", "Silu", "Sin",
+    "Softplus", "Softsign", "Sqrt", "Square", "Subtract", "Tanh",
+    "TrueDivide",
+}  # fmt: skip
+
+
+def _elementwise(operation, values):
+    # A constant of more axes than the last could differ from step to step.
+    return type(operation).__name__ in _ELEMENTWISE and all(
+        isinstance(x, keras.KerasTensor) or len(getattr(x, "shape", ())) <= 1
+        for x in values
+    )
+
+
+_WAY_OUT = {
+    "Bidirectional": "it needs the future; use its forward layer alone",
+    "Masking": "a stream has no padding: feed valid samples only, or apply "
+    "Masking outside the model that is streamed",
+    "Embedding": "set mask_zero=False; a stream has no padding",
+    "GlobalAveragePooling1D": "use TemporalPooling('mean'), or "
+    "TemporalPooling('exponential') where the stream does not end",
+    "GlobalMaxPooling1D": "use TemporalPooling, which forgets",
+    "GetItem": "for the last step use TemporalPooling('last')",
+    "GRU": "use MinGRU",
+    "LSTM": "use MinGRU",
+    "SimpleRNN": "use MinGRU",
+    "RNN": "use MinGRU",
+    "Conv1D": "use DelayConv1D followed by Dense",
+    "SeparableConv1D": "use DelayConv1D followed by Dense",
+    "DepthwiseConv1D": "use DelayConv1D",
+}
+
+
+def refuse(
+    path: tuple[str, ...], reason: str, operation: Any, way_out: str = ""
+) -> None:
+    """Raises: which layer cannot run as a stream, why, and what to do."""
+    way_out = way_out or _WAY_OUT.get(
+        type(operation).__name__,
+        "give the layer `step`, `get_initial_state` and `state_specs`, or "
+        "apply it after time is gone (TemporalPooling, "
+        "return_sequences=False)",
+    )
+    name = "/".join(path)
+    raise ValueError(
+        f"Layer '{name}' cannot run as a stream because {reason}; {way_out}. "
+        f"Received: {name}={operation!r}"
+    )
