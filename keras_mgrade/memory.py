@@ -124,7 +124,10 @@ def memory_report(model: keras.Model) -> MemoryReport:
 
     Returns:
         A `MemoryReport`: `print` shows it as a table; its attributes are the
-        numbers. Normalisations count one multiply-add a value for scale and
+        numbers. They are the paper's counts: taps are weights and delays. A
+        `.tflite` file holds the materialised kernel instead, and a delay line
+        as long as the longest delay in all channels; what a file takes is in
+        the result of `export.to_tflite`. Normalisations count one multiply-add a value for scale and
         offset and one for each statistic they take; activations and sums
         count none.
     """

@@ -203,6 +203,26 @@ class TestMixed:
             kinds = [t.dtype for t in tensors]
             assert kinds == ["int8", "int8", "float32", "float32"]
 
+    def test_sums_beside_recurrence_and_normalisation_are_float(self, exported):
+        """In the one scale of an int8 skip quiet passages drown."""
+        model = flatbuffer.load(exported["mixed"].path.read_bytes())
+        tensors = model.subgraphs[0].tensors
+        sums = [
+            {
+                flatbuffer.dtype_name(tensors[i])
+                for i in flatbuffer.outputs_of(op)
+            }
+            for op in model.subgraphs[0].operators
+            if flatbuffer.operator_name(model, op) == "ADD"
+            and not any(
+                flatbuffer.is_constant(model, i)
+                for i in flatbuffer.inputs_of(op)
+            )
+        ]
+        # Three skips of the block, two updates of a state.
+        assert len(sums) == 5
+        assert all(kinds == {"float32"} for kinds in sums)
+
     def test_states_come_out_as_they_go_in(self, exported):
         result = exported["mixed"]
         for before, after in zip(

@@ -271,6 +271,22 @@ def test_learns(rng):
     assert loss[-1] < 0.1 * loss[0]
 
 
+def test_lengths_may_vary_within_one_fit(rng):
+    """Also shorter than the delay line, and a single step."""
+    model = keras.Sequential(
+        [keras.Input((None, 3)), MGrade(4, 3, SPAN), keras.layers.Dense(1)]
+    )
+    model.compile("adam", "mse")
+
+    def batches():
+        for length in (LENGTH, 40, 1):
+            x = rng.normal(size=(2, length, 3)).astype("float32")
+            yield x, x[:, :, :1]
+
+    history = model.fit(batches(), steps_per_epoch=3, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -38,7 +38,12 @@ found = [
     for name in ("tensorflow", "torch")
     if name in sys.modules or importlib.util.find_spec(name)
 ]
+try:
+    keras_mgrade.export.to_tflite(None, "model.tflite")
+except ImportError as error:
+    hint = str(error)
 print(json.dumps({
+    "hint": hint,
     "backend": keras.backend.backend(),
     "version": keras_mgrade.__version__,
     "file": keras_mgrade.__file__,
@@ -132,6 +137,7 @@ def test_wheel_works_alone_on_jax(wheel, tmp_path):
     assert answer["version"] == VERSION
     assert pathlib.Path(answer["file"]).is_relative_to(environment)
     assert answer["found"] == []
+    assert "install keras_mgrade[tflite]" in answer["hint"]
 
 
 def test_locks_agree_and_hold_no_cuda():
