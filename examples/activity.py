@@ -35,7 +35,7 @@ class Settings:
         dropout: Fraction of the minGRU outputs to drop.
     """
 
-    units: int = 24
+    units: int = 32
     kernel_size: int = 8
     max_delay: int = 64
     stretch: int = 256
@@ -69,7 +69,7 @@ def make_model(settings):
     return keras.Sequential(
         [
             keras.Input((None, len(hapt.CHANNELS)), name="samples"),
-            # Delay lines of six raw channels cost a quarter of 24.
+            # Delay lines of six raw channels cost a fifth of 32.
             keras_mgrade.MGrade(
                 **block, convolution_on_input=True, name="block_1"
             ),

@@ -127,9 +127,9 @@ def memory_report(model: keras.Model) -> MemoryReport:
         numbers. They are the paper's counts: taps are weights and delays. A
         `.tflite` file holds the materialised kernel instead, and a delay line
         as long as the longest delay in all channels; what a file takes is in
-        the result of `export.to_tflite`. Normalisations count one multiply-add a value for scale and
-        offset and one for each statistic they take; activations and sums
-        count none.
+        the result of `export.to_tflite`. Normalisations count one
+        multiply-add a value for scale and offset and one for each statistic
+        they take; activations and sums count none.
     """
     stream = streaming.streaming_model(model)
     nodes = [n for nodes in stream._nodes_by_depth.values() for n in nodes]

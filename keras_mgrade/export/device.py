@@ -19,6 +19,13 @@ from keras_mgrade.layers.delay_conv1d import DelayConv1D
 NEGLIGIBLE = 1e-9
 
 
+class _ChannelStep(streaming.Step):
+    """A form over `(batch, channels)`, with and without time around it."""
+
+    def call(self, inputs, timeless=False):
+        return super().call(inputs)
+
+
 class DelayStep(streaming.Step):
     """Delay line (1, steps, 1, channels) and one depthwise convolution.
 
@@ -53,7 +60,7 @@ class DelayStep(streaming.Step):
         return y_t, [window[:, 1:]]
 
 
-class NormStep(streaming.Step):
+class NormStep(_ChannelStep):
     """Layer or RMS normalisation over the channels.
 
     Keras's own layers become operators with no int8 form (NEG, SQUARE); these
@@ -74,14 +81,14 @@ class NormStep(streaming.Step):
         return y_t, []
 
 
-class ConcatenateStep(streaming.Step):
+class ConcatenateStep(_ChannelStep):
     """Channels side by side, without a detour over a time axis."""
 
     def run(self, x_t, states):
         return ops.concatenate(x_t, axis=-1), []
 
 
-class AffineStep(streaming.Step):
+class AffineStep(_ChannelStep):
     """`scale * x + shift` with constants, which fold into their neighbours."""
 
     def __init__(self, layer: keras.layers.Layer, **kwargs: Any):
@@ -115,10 +122,10 @@ def _affine(layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
 
 def _form(operation: Any) -> Any:
     """The device form of one node of a stream."""
-    wrapped = isinstance(operation, streaming.Step)
-    layer = operation.layer if wrapped else operation
-    name = operation.name
-    if wrapped and isinstance(layer, DelayConv1D):
+    if not isinstance(operation, streaming.Step):
+        return operation
+    layer, name = operation.layer, operation.name
+    if isinstance(layer, DelayConv1D):
         return DelayStep(layer, name=name)
     for kind, form in _OVER_CHANNELS.items():
         if isinstance(layer, kind) and _over_channels(operation, layer):
@@ -140,8 +147,9 @@ def _over_channels(operation: Any, layer: keras.layers.Layer) -> bool:
     # Its other mode, which Keras gave up, has formulas of its own.
     if getattr(layer, "rms_scaling", False):
         return False
-    rank = len(operation._inbound_nodes[0].input_tensors[0].shape)
-    if operation is not layer:
+    node = operation._inbound_nodes[0]
+    rank = len(node.input_tensors[0].shape)
+    if not node.arguments.kwargs.get("timeless"):
         rank += 1  # The layer itself knows of time.
     axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
     return len(axes) == 1 and axes[0] in (-1, rank - 1)

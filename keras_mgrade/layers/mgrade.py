@@ -164,7 +164,9 @@ class MGrade(keras.layers.Layer):
         self._check_switches()
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(ndim=3)
-        self._make_parts()
+        self._make_convolution()
+        self._make_recurrence()
+        self._make_mlp()
 
     def _check_switches(self):
         needs = {
@@ -189,9 +191,8 @@ class MGrade(keras.layers.Layer):
                 "both. Received: use_convolution=False, use_recurrence=False"
             )
 
-    def _make_parts(self):
-        batch = self.normalization == "batch"
-        self.encoder = None
+    def _make_convolution(self):
+        self.encoder = None  # Made by `build`, where the widths differ.
         self.convolution = self.convolution_normalization = None
         if self.use_convolution:
             self.convolution = DelayConv1D(
@@ -206,52 +207,58 @@ class MGrade(keras.layers.Layer):
                 name="convolution",
             )
             self.convolution_normalization = self._norm(
-                "convolution_normalization", batch or self.convolution_norm
+                "convolution_normalization",
+                self.convolution_norm or self.normalization == "batch",
             )
+
+    def _make_recurrence(self):
         self.recurrence = self.recurrence_output = None
         self.recurrence_dropout = self.recurrence_projection = None
         self.recurrence_normalization = None
-        if self.use_recurrence:
-            self.recurrence = MinGRU(
-                self.units,
-                activation=self.candidate_activation,
-                recurrent_activation=self.recurrent_activation,
-                kernel_initializer=initializers.clone(
-                    self.kernel_initializer, part=0
-                ),
-                gate_bias_initializer=self.gate_bias_initializer,
-                return_sequences=True,
-                return_state=True,
+        if not self.use_recurrence:
+            return
+        self.recurrence = MinGRU(
+            self.units,
+            activation=self.candidate_activation,
+            recurrent_activation=self.recurrent_activation,
+            kernel_initializer=initializers.clone(
+                self.kernel_initializer, part=0
+            ),
+            gate_bias_initializer=self.gate_bias_initializer,
+            return_sequences=True,
+            return_state=True,
+            **self._shared(),
+            name="recurrence",
+        )
+        if self.output_activation is not keras.activations.linear:
+            self.recurrence_output = keras.layers.Activation(
+                self.output_activation,
                 **self._shared(),
-                name="recurrence",
+                name="recurrence_output",
             )
-            if self.output_activation is not keras.activations.linear:
-                self.recurrence_output = keras.layers.Activation(
-                    self.output_activation,
-                    **self._shared(),
-                    name="recurrence_output",
-                )
-            if self.dropout:
-                self.recurrence_dropout = keras.layers.Dropout(
-                    self.dropout,
-                    seed=self.seed,
-                    **self._shared(),
-                    name="recurrence_dropout",
-                )
-            if self.recurrence_dense:
-                self.recurrence_projection = self._dense(
-                    "recurrence_projection", self.units, part=2
-                )
-            self.recurrence_normalization = self._norm(
-                "recurrence_normalization", self.recurrence_norm
+        if self.dropout:
+            self.recurrence_dropout = keras.layers.Dropout(
+                self.dropout,
+                seed=self.seed,
+                **self._shared(),
+                name="recurrence_dropout",
             )
+        if self.recurrence_dense:
+            self.recurrence_projection = self._dense(
+                "recurrence_projection", self.units, part=2
+            )
+        self.recurrence_normalization = self._norm(
+            "recurrence_normalization", self.recurrence_norm
+        )
+
+    def _make_mlp(self):
         self.mlp_normalization = self._norm("mlp_normalization")
         self.mlp_expansion = self._dense(
             "mlp_expansion", self.expansion * self.units, self.activation
         )
         self.mlp_projection = self._dense("mlp_projection", self.units, part=3)
         self.output_normalization = self._norm(
-            "output_normalization", not batch
+            "output_normalization", self.normalization != "batch"
         )
 
     def _norm(self, name, wanted=True):
