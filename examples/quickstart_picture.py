@@ -56,9 +56,12 @@ def _draw_answers(axis, recording, runs):
     axis.set_yticks(range(len(hapt.CLASS_NAMES)), hapt.CLASS_NAMES)
     axis.set_xlabel("time (s)")
     axis.set_title(
-        f"Subject {recording.subject}, one sample at a time, never reset"
+        f"Subject {recording.subject}, one sample at a time, never reset",
+        loc="left",
     )
-    axis.legend(loc="upper right", markerscale=4)
+    axis.legend(
+        loc="lower right", bbox_to_anchor=(1, 1), ncols=3, markerscale=4
+    )
 
 
 def _draw_delays(axis, block):
