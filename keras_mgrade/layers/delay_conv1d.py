@@ -293,7 +293,8 @@ class DelayConv1D(keras.layers.Layer):
         return delay_taps.gaussian_kernel(
             ops.convert_to_tensor(self.kernel),
             self._clipped_delays(),
-            ops.maximum(ops.convert_to_tensor(self._width), NARROWEST),
+            # Not `maximum`, which on PyTorch would round to float32.
+            ops.clip(self._width, NARROWEST, float("inf")),
             self.max_delay,
             self.normalize_kernel,
         )
