@@ -1,5 +1,6 @@
 """Run an exported step model sample by sample: LiteRT and TFLite Micro."""
 
+import abc
 import os
 import pathlib
 import sys
@@ -16,7 +17,7 @@ from keras_mgrade.export.interface import (
 )
 
 
-class StepRunner:
+class StepRunner(abc.ABC):
     """Common interface of the runtimes: a stream of samples through a file.
 
     The states are kept between the calls, in the file's own type: what comes
@@ -148,13 +149,13 @@ class StepRunner:
         outputs = [_decode(r, t) for r, t in zip(results, self._y, strict=True)]
         return outputs if len(self._y) > 1 else outputs[0]
 
+    @abc.abstractmethod
     def _open(self) -> None:
         """Make the interpreter from `self._data`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _advance(self, samples: Sequence[np.ndarray]) -> list[np.ndarray]:
         """One step in the file's own types; keeps the new states."""
-        raise NotImplementedError
 
     def _as_list(self, value: Any, name: str) -> list:
         if len(self._x) == 1:

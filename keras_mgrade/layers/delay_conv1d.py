@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_mgrade import initializers, validation
+from keras_mgrade.layers.config import constructor_arguments
 from keras_mgrade.ops import delay_taps
 
 # Delays are stored in units of four steps, so that one learning rate serves
@@ -405,31 +406,26 @@ class DelayConv1D(keras.layers.Layer):
             weight.assign(store[name])
 
     def get_config(self):
-        config = {
-            name: getattr(self, name)
-            for name in (
-                "kernel_size",
-                "max_delay",
-                "interpolation",
-                "use_bias",
-                "width",
-                "train_width",
-                "normalize_kernel",
-                "return_state",
-                "stateful",
-            )
-        }
-        config["activation"] = keras.activations.serialize(self.activation)
-        for name in ("depthwise", "bias", "delay"):
-            config[f"{name}_initializer"] = keras.initializers.serialize(
-                getattr(self, f"{name}_initializer")
-            )
-        for name in ("depthwise", "bias", "delay", "activity"):
-            config[f"{name}_regularizer"] = keras.regularizers.serialize(
-                getattr(self, f"{name}_regularizer")
-            )
-        for name in ("depthwise", "bias"):
-            config[f"{name}_constraint"] = keras.constraints.serialize(
-                getattr(self, f"{name}_constraint")
-            )
+        config = constructor_arguments(
+            self,
+            "kernel_size",
+            "max_delay",
+            "interpolation",
+            "activation",
+            "use_bias",
+            "depthwise_initializer",
+            "bias_initializer",
+            "delay_initializer",
+            "depthwise_regularizer",
+            "bias_regularizer",
+            "delay_regularizer",
+            "activity_regularizer",
+            "depthwise_constraint",
+            "bias_constraint",
+            "width",
+            "train_width",
+            "normalize_kernel",
+            "return_state",
+            "stateful",
+        )
         return {**super().get_config(), **config}

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_mgrade import initializers, validation
+from keras_mgrade.layers.config import constructor_arguments
 from keras_mgrade.layers.delay_conv1d import DelayConv1D
 from keras_mgrade.layers.min_gru import MinGRU
 from keras_mgrade.layers.pointwise import apply_pointwise
@@ -431,31 +432,31 @@ class MGrade(keras.layers.Layer):
         return [mask] + [None] * len(self._stateful_parts())
 
     def get_config(self):
-        config = {
-            name: getattr(self, name)
-            for name in (
-                "units",
-                "kernel_size",
-                "max_delay",
-                "interpolation",
-                "expansion",
-                "normalization",
-                "use_convolution",
-                "use_recurrence",
-                "convolution_on_input",
-                "convolution_norm",
-                "recurrence_norm",
-                "recurrence_dense",
-                "dropout",
-                "seed",
-                "return_state",
-                "stateful",
-            )
-        }
-        for name in ("", "candidate_", "recurrent_", "output_"):
-            name += "activation"
-            config[name] = keras.activations.serialize(getattr(self, name))
-        for name in ("kernel", "depthwise", "delay", "gate_bias"):
-            name += "_initializer"
-            config[name] = keras.initializers.serialize(getattr(self, name))
+        config = constructor_arguments(
+            self,
+            "units",
+            "kernel_size",
+            "max_delay",
+            "interpolation",
+            "expansion",
+            "activation",
+            "normalization",
+            "candidate_activation",
+            "recurrent_activation",
+            "output_activation",
+            "use_convolution",
+            "use_recurrence",
+            "convolution_on_input",
+            "convolution_norm",
+            "recurrence_norm",
+            "recurrence_dense",
+            "dropout",
+            "kernel_initializer",
+            "depthwise_initializer",
+            "delay_initializer",
+            "gate_bias_initializer",
+            "seed",
+            "return_state",
+            "stateful",
+        )
         return {**super().get_config(), **config}

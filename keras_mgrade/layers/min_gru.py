@@ -14,6 +14,7 @@ from keras import ops
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
 from keras_mgrade import initializers, validation
+from keras_mgrade.layers.config import constructor_arguments
 from keras_mgrade.ops.linear_recurrence import linear_recurrence
 
 # What a GRU user may still have in a script, and what to write instead.
@@ -173,27 +174,22 @@ class MinGRUCell(keras.layers.Layer, DropoutRNNCell):
         return [ops.zeros((batch_size, self.units), dtype=self.compute_dtype)]
 
     def get_config(self):
-        config = {
-            "units": self.units,
-            "activation": keras.activations.serialize(self.activation),
-            "recurrent_activation": keras.activations.serialize(
-                self.recurrent_activation
-            ),
-            "use_bias": self.use_bias,
-            "dropout": self.dropout,
-            "seed": self.seed,
-        }
-        for name in ("kernel", "bias", "gate_bias"):
-            config[f"{name}_initializer"] = keras.initializers.serialize(
-                getattr(self, f"{name}_initializer")
-            )
-        for name in ("kernel", "bias"):
-            config[f"{name}_regularizer"] = keras.regularizers.serialize(
-                getattr(self, f"{name}_regularizer")
-            )
-            config[f"{name}_constraint"] = keras.constraints.serialize(
-                getattr(self, f"{name}_constraint")
-            )
+        config = constructor_arguments(
+            self,
+            "units",
+            "activation",
+            "recurrent_activation",
+            "use_bias",
+            "kernel_initializer",
+            "bias_initializer",
+            "gate_bias_initializer",
+            "kernel_regularizer",
+            "bias_regularizer",
+            "kernel_constraint",
+            "bias_constraint",
+            "dropout",
+            "seed",
+        )
         return {**super().get_config(), **config}
 
 
