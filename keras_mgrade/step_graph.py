@@ -99,7 +99,7 @@ class StepGraph:
         self.states, self.new_states, self.steps = [], [], {}
         self.timed = set()
         self._calls, self._operations = {}, {}
-        self._names = set(reserved)
+        self._names, self._named = set(reserved), set()
         self._kept = []  # Tensors stay alive, so that no id is used twice.
 
     def input(self, x: Any) -> Any:
@@ -176,6 +176,7 @@ class StepGraph:
                 config = {**operation.get_config(), "name": name}
                 made = type(operation).from_config(config)
             self._operations[id(operation)] = made
+            self._named.add(id(made))
         outputs = self._operations[id(operation)](*args, **kwargs)
         return keras.tree.map_structure(lambda y: self._mark(y, timed), outputs)
 
@@ -183,14 +184,31 @@ class StepGraph:
         def apply(part, x):
             # A sum made by the layer itself has not been seen yet; states
             # that a part returns are in the graph already.
+            self._name_written(x)
             x = self._mark(x, True)
             return keras.tree.flatten(self._node(part, path, (x,), {}))[0]
 
         known = len(self.new_states)
         y = self._mark(layer.compose(x, apply), True)
+        self._name_written(y)
         if getattr(layer, "return_state", False):
             return [y, *self.new_states[known:]]
         return y
+
+    def _name_written(self, x):
+        """Unused names for the operations with which a layer wrote `x`.
+
+        Keras numbers them anew in every process, and a model from a file
+        brings the numbers of another.
+        """
+        operation = x._keras_history.operation
+        if isinstance(operation, keras.layers.Layer):
+            return
+        if id(operation) not in self._named:
+            self._named.add(id(operation))
+            operation.name = self._unused(operation.name)
+            for tensor in keras.tree.flatten(operation.input):
+                self._name_written(tensor)
 
     def _stateful(self, layer, path, x):
         for state in layer.get_initial_state(1):

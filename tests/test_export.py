@@ -280,6 +280,28 @@ class TestMixed:
 
 @tensorflow_only
 @pytest.mark.parametrize("runner", RUNNERS)
+def test_samples_enter_a_logarithm_in_float(tmp_path, runner):
+    """Eight bits would leave nothing of what the logarithm is there for."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    samples = keras.Input((None, FEATURES))
+    loud = keras.ops.log(1 + 1e4 * keras.ops.relu(samples / 2.0))
+    hidden = keras_mgrade.MinGRU(UNITS, return_sequences=True)(loud)
+    model = keras.Model(samples, keras.layers.Dense(4)(hidden))
+    quiet = 1e-3 * sequences(1)[0]
+    calibration = [quiet, *sequences()]
+    result = export.to_tflite(
+        model, tmp_path / "log.tflite", calibration=calibration
+    )
+    assert [t.dtype for t in result.inputs] == ["float32", "float32"]
+    wanted, _ = keras_stream(model, quiet)
+    outputs = runner(result.path).run(quiet)
+    error = np.sqrt(np.mean((outputs - wanted) ** 2))
+    assert error < 0.1 * np.sqrt(np.mean(wanted**2))
+
+
+@tensorflow_only
+@pytest.mark.parametrize("runner", RUNNERS)
 class TestRunners:
     def test_steps_equal_a_run(self, exported, runner):
         runner = runner(exported["mixed"].path)

@@ -803,6 +803,18 @@ def test_names_may_be_used_twice(rng):
     assert_streams(model, rng)
 
 
+def test_sums_inside_a_block_beside_those_of_a_model_from_a_file(rng, tmp_path):
+    def skips(x):
+        return MGrade(CHANNELS, 2, 4)(x + 1.0) + x
+
+    # Keras numbers its operations anew in every process.
+    path = tmp_path / "model.keras"
+    keras.backend.clear_session()
+    functional(skips).save(path)
+    keras.backend.clear_session()
+    assert_streams(keras.models.load_model(path), rng)
+
+
 class Cumulative(layers.Dense):
     def call(self, inputs, training=None):
         return ops.cumsum(super().call(inputs), axis=1)

@@ -4,8 +4,8 @@ A recurrent state in eight bits forgets: increments smaller than half a step
 vanish. So the operators that update a recurrent or accumulator state stay in
 float32, and so do normalisations, whose statistics span too wide a range, the
 sums (skips) beside either, and operators of which TFLite Micro has no int8
-form. All are found by walking the graph from the state outputs and from RSQRT;
-names of tensors mean nothing.
+form, with all between them and the samples. All are found by walking the graph
+from the state outputs and from RSQRT; names of tensors mean nothing.
 """
 
 from collections.abc import Iterable
@@ -72,10 +72,25 @@ def float_operators(model, roles: dict[str, str]) -> set[int]:
             kept |= _readers_of_accumulator(graph, outputs[tensor.name])
     for number, name in enumerate(graph.names):
         if "int8" not in SUPPORTED.get(name, {"int8"}):
-            kept.add(number)
+            kept |= {number} | _from_samples(graph, number, interface, roles)
         if name == "RSQRT":
             kept |= _normalisation(graph, number)
     return kept | _sums_beside(graph, kept)
+
+
+def _from_samples(graph: Graph, number: int, interface, roles) -> set[int]:
+    """The operators between the samples and an operator, if nothing else.
+
+    Eight bits in front of a logarithm would round away what it is there to
+    spread; so such samples enter in float32.
+    """
+    chain: set[int] = set()
+    for index in graph.inputs(number):
+        chain |= _upstream(graph, index)
+    sources = {i for n in chain for i in graph.inputs(n)}
+    sources -= {i for n in chain for i in graph.outputs(n)}
+    samples = {t.index for t in interface.inputs if t.name not in roles}
+    return chain if sources <= samples else set()
 
 
 def _state_update(graph: Graph, before: int, after: int) -> set[int]:
