@@ -12,6 +12,7 @@ file already are not trained again.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -45,7 +46,25 @@ def score(model, recordings, settings):
     logits = activity.whole_sequence_logits(model, recordings)
     windows = activity.window_accuracy(model, recordings, settings)
     samples = activity.sample_accuracy(logits, recordings)
-    return {"windows": windows, "samples": samples}, logits
+    scores = {"windows": windows, "samples": samples}
+    scores["wrong between sit, stand"] = sit_stand(logits, recordings)
+    for subject in sorted({r.subject for r in recordings}):
+        mine = [i for i, r in enumerate(recordings) if r.subject == subject]
+        scores[f"subject {subject}"] = activity.sample_accuracy(
+            [logits[i] for i in mine], [recordings[i] for i in mine]
+        )
+    return scores, logits
+
+
+def sit_stand(logits, recordings):
+    """Share of the wrong samples that are sitting for standing or back."""
+    labels = np.concatenate([r.labels for r in recordings])
+    answers = np.concatenate([x.argmax(axis=-1) for x in logits])
+    wrong = (labels >= 0) & (labels != answers)
+    pair = [hapt.CLASS_NAMES.index(n) for n in ("sitting", "standing")]
+    return float(
+        np.mean(np.isin(labels, pair)[wrong] & np.isin(answers, pair)[wrong])
+    )
 
 
 def score_seed(seed, train, test, settings):
@@ -80,18 +99,18 @@ def run_file(runner, recordings):
     return logits
 
 
-def score_held_out(changes, seed, train):
-    """How settings are chosen: six training subjects stand in for a test."""
+def score_held_out(changes, fold, seed, train):
+    """How settings are chosen: every fourth training subject is the test."""
     settings = dataclasses.replace(activity.Settings(), **changes)
     subjects = sorted({recording.subject for recording in train})
-    held = set(subjects[::4])
+    held = set(subjects[fold::4])
     parts = [
         hapt.Recordings(r for r in train if (r.subject in held) == wanted)
         for wanted in (False, True)
     ]
     model = activity.train(parts[0], settings, seed)
     scores, _ = score(model, parts[1], settings)
-    return {"seed": seed, **scores, "changes": changes}
+    return {"changes": changes, "fold": fold, "seed": seed, **scores}
 
 
 def deviation(logits, whole):
@@ -102,14 +121,14 @@ def deviation(logits, whole):
 
 def table(rows):
     seeds = "".join(f"  seed {row['seed']}" for row in rows)
-    lines = [f"{'':22}{'mean':>9}  {seeds}"]
+    lines = [f"{'':26}{'mean':>9}  {seeds}"]
     for key in rows[0]:
         values = [row[key] for row in rows]
         if key == "seed" or None in values:
             continue
         form = "{:.2%}" if isinstance(values[0], float) else "{:,.0f}"
         mean, *shown = (form.format(v) for v in (np.mean(values), *values))
-        lines.append(f"{key:22}{mean:>9}  " + "".join(f"{v:>8}" for v in shown))
+        lines.append(f"{key:26}{mean:>9}  " + "".join(f"{v:>8}" for v in shown))
     return "\n".join(lines)
 
 
@@ -133,8 +152,12 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--held-out",
-        action="store_true",
-        help="score on held-out training subjects, to choose settings",
+        type=int,
+        nargs="*",
+        choices=range(4),
+        metavar="FOLD",
+        help="score on held-out training subjects, to choose settings: every "
+        "fourth one, from the given ones on (default: all four folds)",
     )
     parser.add_argument(
         "--change",
@@ -144,16 +167,18 @@ def main():
         help="other settings, with --held-out: --change stretch=512 units=16",
     )
     arguments = parser.parse_args()
-    if arguments.change and not arguments.held_out:
+    held_out = arguments.held_out is not None
+    folds = arguments.held_out or range(4)
+    if arguments.change and not held_out:
         parser.error("--change goes with --held-out: the test is for one model")
     changes = {
         name: json.loads(value)
         for name, value in (item.split("=") for item in arguments.change)
     }
-    name = "activity_held_out" if arguments.held_out else "activity_recognition"
+    name = "activity_held_out" if held_out else "activity_recognition"
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    train = activity.load("train")
+    train = hapt.load("train")
     settings = activity.Settings()
     results = read(
         path,
@@ -164,20 +189,44 @@ def main():
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         },
     )
-    done = {(r["seed"], str(r.get("changes"))) for r in results["rows"]}
-    for seed in arguments.seeds:
-        if arguments.held_out and (seed, str(changes)) not in done:
-            results["rows"].append(score_held_out(changes, seed, train))
-        elif not arguments.held_out and (seed, "None") not in done:
-            test = activity.load("test")
-            results["rows"].append(score_seed(seed, train, test, settings))
-        write(path, results)
-    if arguments.held_out:
-        print(json.dumps(results["rows"], indent=1))
+    if held_out:
+        done = {key(row) for row in results["rows"]}
+        for fold, seed in itertools.product(folds, arguments.seeds):
+            job = {"changes": changes, "fold": fold, "seed": seed}
+            if key(job) not in done:
+                row = score_held_out(changes, fold, seed, train)
+                results["rows"].append(row)
+                write(path, results)
+                print(row)
+        print(held_out_table(results["rows"]))
         return
-    floor = hapt_floor.floor_accuracy(hapt.load("train"), hapt.load("test"))
+    test = hapt.load("test")
+    done = {row["seed"] for row in results["rows"]}
+    for seed in arguments.seeds:
+        if seed not in done:
+            results["rows"].append(score_seed(seed, train, test, settings))
+            write(path, results)
+    floor = hapt_floor.floor_accuracy(train, test)
     print(table(results["rows"]))
-    print(f"{'windows, floor':22}{floor:>9.2%}")
+    print(f"{'windows, floor':26}{floor:>9.2%}")
+
+
+def key(row):
+    return str(row["changes"]), row["fold"], row["seed"]
+
+
+def held_out_table(rows):
+    """Means over folds and seeds of each change."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(str(row["changes"]), []).append(row)
+    lines = [f"{'changes':40}{'runs':>6}{'windows':>9}{'samples':>9}"]
+    for changes, group in groups.items():
+        line = f"{changes:40}{len(group):>6}"
+        for name in ("windows", "samples"):
+            line += f"{np.mean([row[name] for row in group]):>9.2%}"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ import quickstart_picture  # noqa: E402
 
 def main(seed, fast, output):
     output.mkdir(parents=True, exist_ok=True)
-    train, test = activity.load("train"), activity.load("test")
+    train, test = hapt.load("train"), hapt.load("test")
     recording = head(test[0], 2000) if fast else test[0]
     model, scores = train_and_score(train, test, seed, fast)
     model.save(output / "activity.keras")
@@ -97,7 +97,7 @@ def train_and_score(train, test, seed, fast):
     windows = activity.window_accuracy(model, test, settings)
     logits = activity.whole_sequence_logits(model, test)
     samples = activity.sample_accuracy(logits, test)
-    floor = hapt_floor.floor_accuracy(hapt.load("train"), hapt.load("test"))
+    floor = hapt_floor.floor_accuracy(train, test)
     scores = (
         f"nine test subjects: {samples:.2%} of all labelled samples, from the "
         "start of each recording;\n"
