@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from keras_mgrade import initializers, ops
+from keras_mgrade import activations, initializers, models, ops
 from keras_mgrade.layers import (
     DelayConv1D,
     MGrade,
@@ -12,8 +12,15 @@ from keras_mgrade.layers import (
     TemporalPooling,
 )
 from keras_mgrade.memory import memory_report
+from keras_mgrade.states import (
+    get_states,
+    reset_rows,
+    reset_states,
+    set_states,
+)
 from keras_mgrade.streaming import compile_step, initial_states, streaming_model
 from keras_mgrade.version import __version__
+from keras_mgrade.weight_decay import weights_without_decay
 
 __all__ = [
     "DelayConv1D",
@@ -22,12 +29,19 @@ __all__ = [
     "MinGRUCell",
     "TemporalPooling",
     "__version__",
+    "activations",
     "compile_step",
+    "get_states",
     "initial_states",
     "initializers",
     "memory_report",
+    "models",
     "ops",
+    "reset_rows",
+    "reset_states",
+    "set_states",
     "streaming_model",
+    "weights_without_decay",
 ]
 
 

@@ -119,6 +119,40 @@ class EvenDelays(keras.initializers.Initializer):
         return {"max_delay": self.max_delay}
 
 
+@keras.saving.register_keras_serializable("keras_mgrade")
+class UniformDelays(keras.initializers.Initializer):
+    """Delays drawn evenly from 0 to `max_delay` steps, each for itself.
+
+    Example:
+
+    >>> initializer = keras_mgrade.initializers.UniformDelays(32, seed=0)
+    >>> layer = keras_mgrade.DelayConv1D(4, 32, delay_initializer=initializer)
+
+    Args:
+        max_delay: The span, in steps.
+        seed: Integer, or `None` for a seed of its own for each instance.
+            As in Keras, an instance gives the same values at every call.
+            Defaults to `None`.
+    """
+
+    def __init__(self, max_delay: int, seed: int | None = None):
+        self.max_delay = positive_integer("max_delay", max_delay)
+        self.seed = seed
+        self._seed = random.randint(1, 10**9) if seed is None else seed
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        return keras.random.uniform(
+            shape,
+            0,
+            self.max_delay,
+            dtype=dtype or keras.config.floatx(),
+            seed=self._seed,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {"max_delay": self.max_delay, "seed": self.seed}
+
+
 def clone(initializer: Any, part: int) -> Any:
     """An initializer of its own for a part of a layer.
 

@@ -38,7 +38,10 @@ class Step(keras.layers.Layer):
 
     def __init__(self, layer: keras.layers.Layer, **kwargs: Any):
         # The layer's own precision, not the global policy's.
-        super().__init__(**{"dtype": layer.dtype_policy, **kwargs})
+        # States stay as they are; the layer casts its inputs itself.
+        super().__init__(
+            **{"dtype": layer.dtype_policy, **kwargs, "autocast": False}
+        )
         self.layer = layer
 
     @property
@@ -50,6 +53,10 @@ class Step(keras.layers.Layer):
         pass
 
     def call(self, inputs, timeless=False):
+        # Keras takes the product of a number and a tensor for sparse.
+        inputs = keras.tree.map_structure(
+            lambda x: keras.ops.convert_to_tensor(x, sparse=False), inputs
+        )
         if timeless:
             return apply_pointwise(self.layer, inputs, timeless=True)
         if not self.state_specs:
@@ -211,7 +218,8 @@ class StepGraph:
                 self._name_written(tensor)
 
     def _stateful(self, layer, path, x):
-        for state in layer.get_initial_state(1):
+        zeros = layer.get_initial_state(1)
+        for state in zeros:
             if np.any(keras.ops.convert_to_numpy(state)):
                 refuse(
                     path,
@@ -224,10 +232,12 @@ class StepGraph:
         states = [
             keras.Input(
                 batch_shape=(self.batch_size, *shape),
-                dtype=layer.compute_dtype,
+                dtype=keras.backend.standardize_dtype(zero.dtype),
                 name=self._identifier((*path, str(call), name)),
             )
-            for name, shape, _ in layer.state_specs
+            for zero, (name, shape, _) in zip(
+                zeros, layer.state_specs, strict=True
+            )
         ]
         step = self._step(layer, path)
         y, *new = keras.tree.flatten(step([x, *states] if states else x))
@@ -293,7 +303,8 @@ def _in_order(model, x):
 
 
 def _keeps_time(layer, x_t):
-    shape = (x_t.shape[0], None, *x_t.shape[1:])
+    # Any batch size: a stateful layer knows its own only.
+    shape = (None, None, *x_t.shape[1:])
     sequence = keras.KerasTensor(shape, dtype=x_t.dtype)
     y = keras.tree.flatten(layer.compute_output_spec(sequence))[0]
     return len(y.shape) > 1 and y.shape[1] is None

@@ -55,6 +55,7 @@ def streaming_model(model: keras.Model, batch_size: int = 1) -> keras.Model:
             reason and the way out.
     """
     batch_size = validation.positive_integer("batch_size", batch_size)
+    validation.not_tf_keras("model", model)
     if not getattr(model, "inputs", None):
         raise ValueError(
             "`model` must be a Sequential or functional model whose input "
@@ -139,7 +140,10 @@ def compile_step(
 ) -> Callable[[Any, list[Any]], tuple[Any, list[Any]]]:
     """The fast call of a stream: `tf.function`, `jax.jit` or plain PyTorch.
 
-    The weights are read at each call, so that training may go on meanwhile.
+    It takes one sample, or a chunk of several with a time axis, as they come;
+    both give the same answers and states. The weights are read at each call,
+    so that training may go on meanwhile. On JAX a chunk of a new length is
+    compiled anew.
 
     Example:
 
@@ -152,26 +156,36 @@ def compile_step(
     ...     y, states = step(sample, states)
     >>> y.shape
     (1, 4)
+    >>> y, states = step(np.zeros((1, 20, 3), "float32"), states)
+    >>> y.shape
+    (1, 20, 4)
 
     Args:
         stream: A model made by `streaming_model`.
 
     Returns:
-        A function `step(x, states) -> (y, new_states)`. `x` and `y` are
-        tensors, or lists where the model has several inputs or outputs.
+        A function `step(x, states) -> (y, new_states)`. `x` is a sample,
+        `(batch, channels)`, or a chunk, `(batch, time, channels)`, and `y` an
+        answer or an answer for each step of the chunk; lists of them where
+        the model has several inputs or outputs.
     """
     count = len(state_specs(stream))
     inputs = stream.inputs[: len(stream.inputs) - count]
     several = len(stream.outputs) - count > 1
     call = kernels.compile_call(stream)
+    loop = kernels.compile_loop(stream, count)
 
     def step(x, states):
-        samples = [
-            _checked(value, tensor)
+        values = [
+            ops.convert_to_tensor(value, dtype=tensor.dtype)
             for value, tensor in zip(_flat(x, inputs), inputs, strict=True)
         ]
-        flat = keras.tree.flatten(call(samples + list(states)))
-        outputs, states = flat[: len(flat) - count], flat[len(flat) - count :]
+        if _is_chunk(values, inputs):
+            outputs, states = loop(values, list(states))
+        else:
+            flat = keras.tree.flatten(call(values + list(states)))
+            first = len(flat) - count
+            outputs, states = flat[:first], flat[first:]
         return outputs if several else outputs[0], states
 
     return step
@@ -192,12 +206,19 @@ def _flat(x, inputs):
     return x
 
 
-def _checked(value, tensor):
-    value = ops.convert_to_tensor(value, dtype=tensor.dtype)
-    if tuple(value.shape) != tuple(tensor.shape):
-        raise ValueError(
-            f"`x` must be of shape {tuple(tensor.shape)}, (batch, channels), "
-            f"for the input '{tensor.name}'. "
-            f"Received: x.shape={tuple(value.shape)}"
-        )
-    return value
+def _is_chunk(values, inputs):
+    """Whether all values have a time axis; checks their shapes."""
+    shapes = [tuple(value.shape) for value in values]
+    wanted = [tuple(tensor.shape) for tensor in inputs]
+    if shapes == wanted:
+        return False
+    lengths = {shape[1] for shape in shapes if len(shape) > 1}
+    fits = len(lengths) == 1 and min(lengths) > 0
+    if fits and wanted == [(shape[0], *shape[2:]) for shape in shapes]:
+        return True
+    names = [tensor.name for tensor in inputs]
+    raise ValueError(
+        f"`x` must be a sample of shape {wanted[0]}, or a chunk with a time "
+        f"axis after the batch (for the inputs {names}: {wanted}). "
+        f"Received: x.shape={shapes[0] if len(shapes) == 1 else shapes}"
+    )

@@ -3,8 +3,6 @@
 import operator
 from typing import Any
 
-import keras
-
 
 def positive_integer(name: str, value: Any) -> int:
     """`value` as an int of at least 1, or a `ValueError` naming it."""
@@ -40,21 +38,23 @@ def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     return value
 
 
-def not_yet(layer: str, **flags: bool) -> None:
-    """Refuses flags of the Keras contract that are not there yet."""
-    for name, value in flags.items():
-        if value:
-            raise ValueError(
-                f"{layer} does not have `{name}` yet; leave it at "
-                f"{name}=False. Received: {name}={value!r}"
-            )
-
-
-def full_precision(layer: keras.layers.Layer) -> None:
-    """Refuses dtype policies that compute in less than float32."""
-    if layer.compute_dtype not in ("float32", "float64"):
+def only_forwards(layer: str, arguments: dict[str, Any]) -> None:
+    """Refuses `go_backwards`, which `keras.layers.Bidirectional` asks for."""
+    if "go_backwards" in arguments:
         raise ValueError(
-            f"{type(layer).__name__} computes in float32 or float64 so far; "
-            "give it dtype='float32' under a mixed precision policy. "
-            f"Received: dtype={layer.dtype_policy.name!r}"
+            f"{layer} looks back in time and nowhere else: it cannot run "
+            "backwards, nor in a Bidirectional layer. Put Bidirectional "
+            "around a MinGRU, or flip the sequence yourself. "
+            f"Received: go_backwards={arguments['go_backwards']!r}"
+        )
+
+
+def not_tf_keras(name: str, value: Any) -> None:
+    """Refuses models and layers of Keras 2."""
+    if type(value).__module__.split(".")[0] == "tf_keras":
+        raise ValueError(
+            f"`{name}` belongs to tf_keras, which is Keras 2; its layers do "
+            "not mix with these. Build it with `import keras` (Keras 3) and "
+            "unset TF_USE_LEGACY_KERAS. "
+            f"Received: {name}={value!r}"
         )

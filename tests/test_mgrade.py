@@ -311,8 +311,7 @@ def test_lengths_may_vary_within_one_fit(rng):
             {"use_convolution": False, "use_recurrence": False},
             "its convolution, its recurrence or both",
         ),
-        ({"stateful": True}, "`stateful` yet"),
-        ({"dtype": "mixed_float16"}, "float32 or float64 so far"),
+        ({"go_backwards": True}, "looks back in time.*go_backwards=True"),
     ],
 )
 def test_bad_arguments_say_what_to_do(arguments, message):

@@ -291,13 +291,9 @@ def test_log_time_constants():
         ({"units": 0}, "`units`.*Received: units=0"),
         ({"units": 2.5}, "`units`.*Received: units=2.5"),
         ({"dropout": 1.0}, "`dropout`.*Received: dropout=1.0"),
-        ({"stateful": True}, "`stateful` yet.*Received: stateful=True"),
-        ({"go_backwards": True}, "`go_backwards` yet"),
-        ({"zero_output_for_mask": True}, "`zero_output_for_mask` yet"),
         ({"reset_after": True}, "no argument `reset_after`; .*reset gate"),
         ({"unroll": True}, "no argument `unroll`; .*leave it out"),
         ({"recurrent_dropout": 0.1}, "`recurrent_dropout`; .*use `dropout`"),
-        ({"dtype": "mixed_float16"}, "float32 or float64 so far"),
     ],
 )
 def test_bad_arguments_say_what_to_do(arguments, message):

@@ -21,6 +21,12 @@ DIFFERENCES_THROUGH_FLOAT32 = 5e-3
 # (exp, rsqrt) that differ in the last bit.
 OTHER_BACKEND = 2e-5
 
+# Half precision against float32: inputs, weights, gates and outputs are
+# rounded to 11 bits (float16) or 8 (bfloat16), one part in 2,048 or 256 each.
+# An output of a block sums some ten such errors, and a normalisation may
+# double them; eight units of the last place of the largest output.
+HALF = {"mixed_float16": 8 / 2048, "mixed_bfloat16": 8 / 256}
+
 
 def assert_close(actual, expected, relative):
     """At most `relative` of the largest magnitude expected, everywhere."""

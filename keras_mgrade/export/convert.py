@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Sequence
 from typing import Any
 
+from keras_mgrade import validation
 from keras_mgrade.export import calibration as calibrations
 from keras_mgrade.export import result as results
 from keras_mgrade.export.child import OUTCOME
@@ -175,6 +176,7 @@ def _save_model(model: Any, folder: pathlib.Path) -> pathlib.Path:
                 f".keras file. Received: model={str(model)!r}"
             )
         return path.resolve()
+    validation.not_tf_keras("model", model)
     if not hasattr(model, "save"):
         raise ValueError(
             "Expected `model` to be a Keras model or the path of a .keras "

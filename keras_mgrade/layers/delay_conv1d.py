@@ -10,7 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mgrade import initializers, validation
+from keras_mgrade import activations, initializers, validation
+from keras_mgrade.layers.carried_state import CarriedState
 from keras_mgrade.layers.config import constructor_arguments
 from keras_mgrade.ops import delay_taps
 
@@ -33,7 +34,7 @@ class _Within(keras.constraints.Constraint):
 
 
 @keras.saving.register_keras_serializable("keras_mgrade")
-class DelayConv1D(keras.layers.Layer):
+class DelayConv1D(CarriedState, keras.layers.Layer):
     """Causal depthwise 1-D convolution with taps at learned delays.
 
     `y[t, c] = bias[c] + sum_k kernel[k, c] * x~[t - delays[k, c], c]`
@@ -80,7 +81,9 @@ class DelayConv1D(keras.layers.Layer):
             Defaults to `False`. Only for `"gaussian"`.
         return_state: Whether to return the delay line too. Defaults to
             `False`.
-        stateful: Not available yet. Defaults to `False`.
+        stateful: Whether the last inputs are the past of the next call, for
+            each row of the batch. Needs a known batch size. Defaults to
+            `False`.
         **kwargs: As for `keras.layers.Layer`.
 
     Call arguments:
@@ -131,9 +134,11 @@ class DelayConv1D(keras.layers.Layer):
         stateful: bool = False,
         **kwargs: Any,
     ):
-        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
-        validation.full_precision(self)
-        validation.not_yet("DelayConv1D", stateful=stateful)
+        validation.only_forwards("DelayConv1D", kwargs)
+        # States must come in as they are; the layer casts its inputs itself.
+        super().__init__(
+            activity_regularizer=activity_regularizer, autocast=False, **kwargs
+        )
         self.kernel_size = validation.positive_integer(
             "kernel_size", kernel_size
         )
@@ -162,7 +167,7 @@ class DelayConv1D(keras.layers.Layer):
                 "`width` is a standard deviation in steps, at least "
                 f"{NARROWEST}. Received: width={width!r}"
             )
-        self.activation = keras.activations.get(activation)
+        self.activation = activations.get(activation)
         self.use_bias = use_bias
         self.depthwise_initializer = initializers.get(depthwise_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
@@ -180,7 +185,7 @@ class DelayConv1D(keras.layers.Layer):
         self.train_width = train_width
         self.normalize_kernel = normalize_kernel
         self.return_state = return_state
-        self.stateful = False
+        self.stateful = bool(stateful)
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(ndim=3)
 
@@ -199,6 +204,7 @@ class DelayConv1D(keras.layers.Layer):
             initializer=self.depthwise_initializer,
             regularizer=self.depthwise_regularizer,
             constraint=self.depthwise_constraint,
+            autocast=False,
         )
         self._delays = self.add_weight(
             name="delays",
@@ -226,7 +232,10 @@ class DelayConv1D(keras.layers.Layer):
                 initializer=self.bias_initializer,
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
+                autocast=False,
             )
+        if self.stateful:
+            self._make_states(input_shape[0])
 
     def _initial_delays(self, shape, dtype=None):
         steps = self.delay_initializer(shape, dtype=dtype)
@@ -317,24 +326,29 @@ class DelayConv1D(keras.layers.Layer):
     def call(self, inputs, initial_state=None, mask=None):
         if self.delay_regularizer is not None:
             self.add_loss(self.delay_regularizer(self._clipped_delays()))
-        x = inputs
+        x = self._cast(inputs)
         if mask is not None:
             x = ops.where(ops.expand_dims(mask, -1), x, ops.zeros_like(x))
-        line = self._checked(initial_state, x)
+        (line,) = self._states_to_start_from(initial_state, x)
         x = ops.concatenate([line, x], axis=1)
         if self.interpolation == "gaussian":
             outputs = delay_taps.dense_sum(x, self.dense_kernel())
         else:
             outputs = delay_taps.tapped_sum(x, *self._taps(), self.max_delay)
+        line = x[:, -self.max_delay :]
+        self._carry([line])
         outputs = self._finish(outputs)
-        if self.return_state:
-            return outputs, x[:, -self.max_delay :]
-        return outputs
+        return (outputs, line) if self.return_state else outputs
+
+    def _cast(self, x):
+        """What the compute dtype leaves of `x`, for sums in float32."""
+        return ops.cast(ops.cast(x, self.compute_dtype), self.state_dtype)
 
     def step(self, x_t: Any, states: list[Any]) -> tuple[Any, list[Any]]:
         """One step of a stream: `(batch, channels)` to `(y_t, states)`."""
         (line,) = states
-        window = ops.concatenate([line, ops.expand_dims(x_t, 1)], axis=1)
+        x_t = ops.expand_dims(self._cast(x_t), 1)
+        window = ops.concatenate([line, x_t], axis=1)
         if self.interpolation == "gaussian":
             kernel = ops.flip(self.dense_kernel(), axis=0)
             y_t = ops.sum(ops.expand_dims(kernel, 0) * window, axis=1)
@@ -345,21 +359,7 @@ class DelayConv1D(keras.layers.Layer):
     def _finish(self, outputs):
         if self.use_bias:
             outputs = ops.add(outputs, self.bias)
-        return self.activation(outputs)
-
-    def _checked(self, initial_state, x):
-        if initial_state is None:
-            return self.get_initial_state(ops.shape(x)[0])[0]
-        if isinstance(initial_state, (list, tuple)):
-            (initial_state,) = initial_state
-        line = ops.convert_to_tensor(initial_state)
-        if tuple(line.shape[1:]) != (self.max_delay, x.shape[-1]):
-            raise ValueError(
-                "`initial_state` must be the last `max_delay` inputs, "
-                f"(batch, {self.max_delay}, {x.shape[-1]}). "
-                f"Received: initial_state.shape={tuple(line.shape)}"
-            )
-        return ops.cast(line, x.dtype)
+        return self.activation(ops.cast(outputs, self.compute_dtype))
 
     @property
     def state_specs(self) -> list[tuple[str, tuple[int, ...], str]]:
@@ -367,16 +367,21 @@ class DelayConv1D(keras.layers.Layer):
         shape = (self.max_delay, self.kernel.shape[-1])
         return [("delay_line", shape, "delay_line")]
 
-    def get_initial_state(self, batch_size: Any) -> list[Any]:
-        """An empty delay line: every stream starts from zeros."""
-        (_, shape, _), *_ = self.state_specs
-        return [ops.zeros((batch_size, *shape), dtype=self.compute_dtype)]
-
     def compute_output_shape(self, input_shape):
         if self.return_state:
             batch, _, channels = input_shape
             return input_shape, (batch, self.max_delay, channels)
         return input_shape
+
+    def compute_output_spec(self, inputs, initial_state=None, mask=None):
+        self._check_batch(inputs)
+        if initial_state is not None:
+            self._check_given(initial_state, inputs)
+        y = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+        if not self.return_state:
+            return y
+        _, line = self.compute_output_shape(inputs.shape)
+        return y, keras.KerasTensor(line, dtype=self.state_dtype)
 
     def compute_mask(self, inputs, mask=None):
         mask = mask[0] if isinstance(mask, list) else mask

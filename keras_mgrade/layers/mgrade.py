@@ -6,7 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_mgrade import initializers, validation
+from keras_mgrade import activations, initializers, validation
+from keras_mgrade.layers.carried_state import HasState
 from keras_mgrade.layers.config import constructor_arguments
 from keras_mgrade.layers.delay_conv1d import DelayConv1D
 from keras_mgrade.layers.min_gru import MinGRU
@@ -14,7 +15,7 @@ from keras_mgrade.layers.pointwise import apply_pointwise
 
 
 @keras.saving.register_keras_serializable("keras_mgrade")
-class MGrade(keras.layers.Layer):
+class MGrade(HasState, keras.layers.Layer):
     """mGRADE layer: learned delays for the near past, a minGRU for the far.
 
     `x = encoder(x)`, only where the input has other than `units` channels;
@@ -73,7 +74,9 @@ class MGrade(keras.layers.Layer):
             `"uniform_gate"`.
         seed: Seed of the dropout. Defaults to `None`.
         return_state: Whether to return the states too. Defaults to `False`.
-        stateful: Not available yet. Defaults to `False`.
+        stateful: Whether delay line and state are where the next call starts,
+            for each row of the batch. Needs a known batch size. Defaults to
+            `False`.
         **kwargs: As for `keras.layers.Layer`.
 
     Call arguments:
@@ -126,9 +129,9 @@ class MGrade(keras.layers.Layer):
         stateful: bool = False,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        validation.full_precision(self)
-        validation.not_yet("MGrade", stateful=stateful)
+        validation.only_forwards("MGrade", kwargs)
+        # States must come in as they are; the layer casts its inputs itself.
+        super().__init__(autocast=False, **kwargs)
         self.units = validation.positive_integer("units", units)
         # Checked here as well, for a layer that has no convolution.
         self.kernel_size = validation.positive_integer(
@@ -139,13 +142,13 @@ class MGrade(keras.layers.Layer):
             "interpolation", interpolation, ("linear", "integer", "gaussian")
         )
         self.expansion = validation.positive_integer("expansion", expansion)
-        self.activation = keras.activations.get(activation)
+        self.activation = activations.get(activation)
         self.normalization = validation.one_of(
             "normalization", normalization, ("layer", "batch", None)
         )
-        self.candidate_activation = keras.activations.get(candidate_activation)
-        self.recurrent_activation = keras.activations.get(recurrent_activation)
-        self.output_activation = keras.activations.get(output_activation)
+        self.candidate_activation = activations.get(candidate_activation)
+        self.recurrent_activation = activations.get(recurrent_activation)
+        self.output_activation = activations.get(output_activation)
         self.use_convolution = use_convolution
         self.use_recurrence = use_recurrence
         self.convolution_on_input = convolution_on_input
@@ -161,7 +164,7 @@ class MGrade(keras.layers.Layer):
         self.gate_bias_initializer = initializers.get(gate_bias_initializer)
         self.seed = seed
         self.return_state = return_state
-        self.stateful = False
+        self.stateful = bool(stateful)
         self._check_switches()
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(ndim=3)
@@ -204,6 +207,7 @@ class MGrade(keras.layers.Layer):
                 depthwise_initializer=self.depthwise_initializer,
                 delay_initializer=self.delay_initializer,
                 return_state=True,
+                stateful=self.stateful,
                 **self._shared(),
                 name="convolution",
             )
@@ -228,6 +232,7 @@ class MGrade(keras.layers.Layer):
             gate_bias_initializer=self.gate_bias_initializer,
             return_sequences=True,
             return_state=True,
+            stateful=self.stateful,
             **self._shared(),
             name="recurrence",
         )
@@ -349,23 +354,14 @@ class MGrade(keras.layers.Layer):
 
     def call(self, inputs, initial_state=None, mask=None, training=None):
         stateful_parts = self._stateful_parts()
-        given = initial_state
-        if given is None:
-            given = [None] * len(stateful_parts)
-        elif not isinstance(given, (list, tuple)):
-            given = [given]
-        if len(given) != len(stateful_parts):
-            raise ValueError(
-                "`initial_state` must be a list of "
-                f"{len(stateful_parts)} states, as `return_state` gives it. "
-                f"Received: len(initial_state)={len(given)}"
-            )
+        given = self._one_each(initial_state)
         given, reached = iter(given), []
         if mask is not None:
             # Selected before any product: a NaN behind a mask must not reach
             # a gradient.
             selected = ops.expand_dims(mask, -1)
             inputs = ops.where(selected, inputs, ops.zeros_like(inputs))
+        inputs = ops.cast(inputs, self.compute_dtype)
 
         def apply(part, x):
             if part in stateful_parts:
@@ -381,6 +377,21 @@ class MGrade(keras.layers.Layer):
         outputs = self.compose(inputs, apply)
         return (outputs, *reached) if self.return_state else outputs
 
+    def _one_each(self, states):
+        """One state, or `None`, for each part that has one."""
+        parts = self._stateful_parts()
+        if states is None:
+            return [None] * len(parts)
+        if not isinstance(states, (list, tuple)):
+            states = [states]
+        if len(states) != len(parts):
+            raise ValueError(
+                f"`initial_state` must be a list of {len(parts)} states, as "
+                "`return_state` gives it. "
+                f"Received: len(initial_state)={len(states)}"
+            )
+        return states
+
     def step(self, x_t: Any, states: list[Any]) -> tuple[Any, list[Any]]:
         """One step of a stream: `(batch, channels)` to `(y_t, states)`."""
         stateful_parts = self._stateful_parts()
@@ -393,7 +404,7 @@ class MGrade(keras.layers.Layer):
             reached.extend(state)
             return x
 
-        return self.compose(x_t, apply), reached
+        return self.compose(ops.cast(x_t, self.compute_dtype), apply), reached
 
     def _stateful_parts(self):
         parts = (self.convolution, self.recurrence)
@@ -404,13 +415,28 @@ class MGrade(keras.layers.Layer):
         """`(name, shape without batch, role)` of each state."""
         return [s for part in self._stateful_parts() for s in part.state_specs]
 
-    def get_initial_state(self, batch_size: Any) -> list[Any]:
-        """Zeros: every stream starts from nothing."""
-        return [
-            state
-            for part in self._stateful_parts()
-            for state in part.get_initial_state(batch_size)
-        ]
+    @property
+    def states(self) -> list[Any] | None:
+        """The carried states of a stateful layer, once it is built."""
+        parts = self._stateful_parts()
+        if not self.stateful or not self.built:
+            return None
+        return [state for part in parts for state in part.states]
+
+    def reset_state(self, states: Any = None) -> None:
+        """Puts a stateful layer's states to zero, or to `states`.
+
+        Args:
+            states: Arrays as `return_state=True` gives them. Defaults to
+                `None`, which is zeros.
+        """
+        parts = self._stateful_parts()
+        for part, state in zip(parts, self._one_each(states), strict=True):
+            part.reset_state(state)
+
+    def reset_states(self, states: Any = None) -> None:
+        """The same under the name that it has in older scripts."""
+        self.reset_state(states)
 
     def compute_output_shape(self, input_shape):
         batch, time, channels = input_shape
@@ -424,6 +450,23 @@ class MGrade(keras.layers.Layer):
         if self.use_recurrence:
             states.append((batch, self.units))
         return outputs, *states
+
+    def compute_output_spec(
+        self, inputs, initial_state=None, mask=None, training=None
+    ):
+        parts, given = self._stateful_parts(), self._one_each(initial_state)
+        for part, state in zip(parts, given, strict=True):
+            part._check_batch(inputs)
+            if state is not None:
+                part._check_given(state, inputs)
+        shape = self.compute_output_shape(inputs.shape)
+        if not self.return_state:
+            return keras.KerasTensor(shape, dtype=self.compute_dtype)
+        y, *states = shape
+        return (
+            keras.KerasTensor(y, dtype=self.compute_dtype),
+            *(keras.KerasTensor(s, dtype=self.state_dtype) for s in states),
+        )
 
     def compute_mask(self, inputs, mask=None):
         mask = mask[0] if isinstance(mask, list) else mask

@@ -7,11 +7,12 @@ import keras
 from keras import ops
 
 from keras_mgrade import validation
+from keras_mgrade.layers.carried_state import HasState
 from keras_mgrade.ops.linear_recurrence import linear_recurrence
 
 
 @keras.saving.register_keras_serializable("keras_mgrade")
-class TemporalPooling(keras.layers.Layer):
+class TemporalPooling(HasState, keras.layers.Layer):
     """Pools a sequence over time, for whole sequences and for streams.
 
     `"last"`: `y = x[T]`. `"mean"`: `y = sum_t x[t] / T`. `"exponential"`:
@@ -54,8 +55,8 @@ class TemporalPooling(keras.layers.Layer):
         time_constant: float | None = None,
         **kwargs: Any,
     ):
+        validation.only_forwards("TemporalPooling", kwargs)
         super().__init__(**kwargs)
-        validation.full_precision(self)
         self.mode = validation.one_of(
             "mode", mode, ("last", "mean", "exponential")
         )
@@ -75,20 +76,28 @@ class TemporalPooling(keras.layers.Layer):
         self._channels = input_shape[-1]
 
     def call(self, inputs, mask=None):
+        x = self._cast(inputs)
         if mask is None:
-            valid = ops.ones_like(inputs[:, :, :1])
+            valid = ops.ones_like(x[:, :, :1])
         else:
             mask = ops.expand_dims(mask, -1)
-            valid = ops.cast(mask, inputs.dtype)
-            inputs = ops.where(mask, inputs, ops.zeros_like(inputs))
+            valid = ops.cast(mask, x.dtype)
+            x = ops.where(mask, x, ops.zeros_like(x))
+        return ops.cast(self._pool(x, valid), self.compute_dtype)
+
+    def _cast(self, x):
+        """Averages are summed in float32 whatever the compute dtype."""
+        return ops.cast(ops.cast(x, self.compute_dtype), self.state_dtype)
+
+    def _pool(self, x, valid):
         if self.mode == "last":
-            return _last_valid(inputs, valid)
+            return _last_valid(x, valid)
         if self.mode == "mean":
             count = ops.maximum(ops.sum(valid, axis=1), 1)
-            return ops.sum(inputs, axis=1) / count
+            return ops.sum(x, axis=1) / count
         # A masked step keeps the average.
-        share = self._share * valid * ops.ones_like(inputs)
-        _, average = linear_recurrence(1 - share, share * inputs)
+        share = self._share * valid * ops.ones_like(x)
+        _, average = linear_recurrence(1 - share, share * x)
         return average
 
     @property
@@ -113,24 +122,19 @@ class TemporalPooling(keras.layers.Layer):
         """Multiply-adds of one step."""
         return 0 if self.mode == "last" else self._channels
 
-    def get_initial_state(self, batch_size: Any) -> list[Any]:
-        """Zeros: every stream starts from nothing."""
-        return [
-            ops.zeros((batch_size, *shape), dtype=self.compute_dtype)
-            for _, shape, _ in self.state_specs
-        ]
-
     def step(self, x_t: Any, states: list[Any]) -> tuple[Any, list[Any]]:
         """One step of a stream: `(batch, channels)` to `(y_t, states)`."""
+        x_t = self._cast(x_t)
         if self.mode == "last":
-            return x_t, []
-        if self.mode == "mean":
-            total, count = states
-            total, count = total + x_t, count + 1
-            return total / count, [total, count]
-        (average,) = states
-        average = average + self._share * (x_t - average)
-        return average, [average]
+            y_t, states = x_t, []
+        elif self.mode == "mean":
+            total, count = states[0] + x_t, states[1] + 1
+            y_t, states = total / count, [total, count]
+        else:
+            (average,) = states
+            y_t = average + self._share * (x_t - average)
+            states = [y_t]
+        return ops.cast(y_t, self.compute_dtype), states
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[-1])

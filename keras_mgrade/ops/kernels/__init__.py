@@ -5,18 +5,21 @@ import keras
 if keras.backend.backend() == "tensorflow":
     from keras_mgrade.ops.kernels.tensorflow import (
         compile_call,
+        compile_loop,
         linear_recurrence,
         tapped_sum,
     )
 elif keras.backend.backend() == "jax":
     from keras_mgrade.ops.kernels.jax import (
         compile_call,
+        compile_loop,
         linear_recurrence,
         tapped_sum,
     )
 elif keras.backend.backend() == "torch":
     from keras_mgrade.ops.kernels.torch import (
         compile_call,
+        compile_loop,
         linear_recurrence,
         tapped_sum,
     )
@@ -27,4 +30,9 @@ else:
         f"Received: backend={keras.backend.backend()!r}"
     )
 
-__all__ = ["compile_call", "linear_recurrence", "tapped_sum"]
+__all__ = [
+    "compile_call",
+    "compile_loop",
+    "linear_recurrence",
+    "tapped_sum",
+]

@@ -144,3 +144,31 @@ def compile_call(model):
         )
 
     return compiled
+
+
+def compile_loop(model, count):
+    """`compile_call` over a time axis; `model` has `count` states, last."""
+
+    @jax.jit
+    def call(trainable, non_trainable, samples, states):
+        def step(states, sample):
+            outputs, _ = model.stateless_call(
+                trainable, non_trainable, [*sample, *states], training=False
+            )
+            outputs = jax.tree.leaves(outputs)
+            first = len(outputs) - count
+            return outputs[first:], outputs[:first]
+
+        samples = [jnp.moveaxis(x, 1, 0) for x in samples]
+        states, outputs = lax.scan(step, states, samples)
+        return [jnp.moveaxis(y, 0, 1) for y in outputs], states
+
+    def compiled(samples, states):
+        return call(
+            [v.value for v in model.trainable_variables],
+            [v.value for v in model.non_trainable_variables],
+            samples,
+            states,
+        )
+
+    return compiled

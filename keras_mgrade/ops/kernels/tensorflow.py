@@ -175,3 +175,39 @@ def compile_call(model):
         return model(inputs, training=False)
 
     return call
+
+
+def compile_loop(model, count):
+    """`compile_call` over a time axis; `model` has `count` states, last."""
+    answers = model.outputs[: len(model.outputs) - count]
+    first = len(answers)
+
+    # One trace for chunks of any length.
+    @tf.function(reduce_retracing=True)
+    def call(samples, states):
+        length = tf.shape(samples[0])[1]
+        arrays = [
+            tf.TensorArray(y.dtype, length) for y in model.outputs[:first]
+        ]
+
+        def body(t, states, arrays):
+            sample = [x[:, t] for x in samples]
+            outputs = tf.nest.flatten(model([*sample, *states], training=False))
+            arrays = [
+                array.write(t, y)
+                for array, y in zip(arrays, outputs[:first], strict=True)
+            ]
+            return t + 1, outputs[first:], arrays
+
+        _, states, arrays = tf.while_loop(
+            lambda t, *_: t < length, body, (0, list(states), arrays)
+        )
+        outputs = []
+        for array, y in zip(arrays, answers, strict=True):
+            whole = array.stack()
+            whole.set_shape((None, *y.shape))
+            order = [1, 0, *range(2, len(y.shape) + 1)]
+            outputs.append(tf.transpose(whole, order))
+        return outputs, states
+
+    return call

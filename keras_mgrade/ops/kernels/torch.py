@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -150,3 +151,20 @@ def compile_call(model):
         return model(inputs, training=False)
 
     return call
+
+
+def compile_loop(model, count):
+    """`compile_call` over a time axis; `model` has `count` states, last."""
+    call = compile_call(model)
+    first = len(model.outputs) - count
+
+    def loop(samples, states):
+        steps = []
+        for sample in zip(*(x.unbind(1) for x in samples), strict=True):
+            outputs = keras.tree.flatten(call([*sample, *states]))
+            steps.append(outputs[:first])
+            states = outputs[first:]
+        outputs = [torch.stack(ys, 1) for ys in zip(*steps, strict=True)]
+        return outputs, list(states)
+
+    return loop

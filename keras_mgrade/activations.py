@@ -1,0 +1,37 @@
+"""Activations beside Keras's own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("keras_mgrade")
+def positive(x: Any) -> Any:
+    """`relu(x) + sigmoid(min(x, 0))`: the minGRU's positive candidate.
+
+    It is `x + 0.5` from zero on and `sigmoid(x)` below, above zero
+    everywhere.
+
+    Example:
+
+    >>> layer = keras_mgrade.MinGRU(8, activation="positive")
+
+    Args:
+        x: A tensor.
+
+    Returns:
+        A tensor of the same shape.
+
+    Reference:
+        [Feng et al., 2024](https://arxiv.org/abs/2410.01201)
+    """
+    return ops.relu(x) + ops.sigmoid(-ops.relu(-x))
+
+
+def get(identifier: Any) -> Callable[[Any], Any]:
+    """`keras.activations.get`, which knows `"positive"` too."""
+    if identifier == "positive":
+        return positive
+    return keras.activations.get(identifier)
