@@ -1,0 +1,48 @@
+"""The tutorials, a small part of each, as a user runs them."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / "examples"
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "jax",
+    reason="the tutorials run on JAX unless told otherwise; once is enough",
+)
+
+
+def run_fast(script):
+    """What a tutorial prints with `--fast`."""
+    environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / script, "--fast"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_stream_a_sensor():
+    printed = run_fast("stream_a_sensor.py")
+    rows = re.findall(
+        r"^  (\w[\w ]*?) +(\d\S*e-\d+)(?: +(\d+))?$", printed, re.M
+    )
+    ways = ["sample by sample", "chunks of 50", "restarted", "handed over"]
+    # As a stream, and as a stateful model.
+    assert [way for way, *_ in rows] == 2 * ways
+    for _, difference, _ in rows:
+        # The same numbers to float32, by another way: not the same array.
+        assert 0 < float(difference) < 1e-5
+    for first in (0, 4):
+        single, chunk = (float(rows[first + i][2]) for i in range(2))
+        # Fifty samples a call cost less each than one.
+        assert 0 < chunk < single
