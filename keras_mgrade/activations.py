@@ -30,8 +30,15 @@ def positive(x: Any) -> Any:
     return ops.relu(x) + ops.sigmoid(-ops.relu(-x))
 
 
-def get(identifier: Any) -> Callable[[Any], Any]:
+def get(identifier: Any, argument: str = "activation") -> Callable[[Any], Any]:
     """`keras.activations.get`, which knows `"positive"` too."""
     if identifier == "positive":
         return positive
-    return keras.activations.get(identifier)
+    try:
+        return keras.activations.get(identifier)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{argument}` must be None, a function, the name of one of "
+            "keras.activations, or 'positive'. "
+            f"Received: {argument}={identifier!r}"
+        ) from error

@@ -167,8 +167,15 @@ def clone(initializer: Any, part: int) -> Any:
     return type(initializer).from_config(config)
 
 
-def get(identifier: Any) -> Any:
+def get(identifier: Any, argument: str) -> Any:
     """`keras.initializers.get`, which knows `"uniform_gate"` too."""
     if identifier == "uniform_gate":
         return UniformGate()
-    return keras.initializers.get(identifier)
+    try:
+        return keras.initializers.get(identifier)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{argument}` must be an initializer, the name of one of "
+            "keras.initializers, or 'uniform_gate'. "
+            f"Received: {argument}={identifier!r}"
+        ) from error

@@ -1,5 +1,6 @@
 """Checks of arguments where they enter."""
 
+import numbers
 import operator
 from typing import Any
 
@@ -20,7 +21,7 @@ def positive_integer(name: str, value: Any) -> int:
 
 def fraction(name: str, value: Any) -> float:
     """`value` within [0, 1), or a `ValueError` naming it."""
-    if not 0 <= value < 1:
+    if not (isinstance(value, numbers.Real) and 0 <= value < 1):
         raise ValueError(
             f"`{name}` is the fraction to drop, in [0, 1). "
             f"Received: {name}={value!r}"
@@ -50,11 +51,37 @@ def only_forwards(layer: str, arguments: dict[str, Any]) -> None:
 
 
 def not_tf_keras(name: str, value: Any) -> None:
-    """Refuses models and layers of Keras 2."""
+    """Refuses models, layers and tensors of Keras 2."""
     if type(value).__module__.split(".")[0] == "tf_keras":
         raise ValueError(
             f"`{name}` belongs to tf_keras, which is Keras 2; its layers do "
             "not mix with these. Build it with `import keras` (Keras 3) and "
             "unset TF_USE_LEGACY_KERAS. "
             f"Received: {name}={value!r}"
+        )
+
+
+def sequences(name: str, x: Any, mask: Any) -> None:
+    """Refuses what Keras's own checks of rank and channels let through.
+
+    Keras 2's symbolic tensors, sequences without a step, masks of another
+    shape (PyTorch would take some of these and be wrong).
+    """
+    not_tf_keras(name, x)
+    shape = tuple(x.shape)
+    if shape[1] == 0:
+        raise ValueError(
+            f"`{name}` must have at least one time step. "
+            f"Received: {name}.shape={shape}"
+        )
+    if mask is None:
+        return
+    found = tuple(mask.shape)
+    if len(found) != 2 or any(
+        None not in pair and pair[0] != pair[1]
+        for pair in zip(found, shape, strict=False)
+    ):
+        raise ValueError(
+            f"`mask` must be of shape (batch, time), {shape[:2]}. "
+            f"Received: mask.shape={found}"
         )

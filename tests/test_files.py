@@ -22,13 +22,12 @@ import pytest
 from keras import ops
 
 import keras_mgrade
+from arguments import ARGUMENTS, parameters
 from keras_mgrade import (
     DelayConv1D,
     MGrade,
     MinGRU,
-    MinGRUCell,
     TemporalPooling,
-    initializers,
 )
 from tolerances import OTHER_BACKEND, assert_close
 
@@ -36,15 +35,19 @@ GOLDEN = pathlib.Path(__file__).resolve().parent / "golden"
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
-def golden_model():
+def golden_model(batch_size=None, **flags):
     """Every layer, every interpolation and normalisation, and a skip."""
-    x = keras.Input((None, 3), name="x")
-    h = MinGRU(3, return_sequences=True, name="gru")(x) + x
-    h = DelayConv1D(2, 4, name="linear")(h)
-    h = DelayConv1D(2, 4, "integer", use_bias=False, name="integer")(h)
-    h = DelayConv1D(2, 4, "gaussian", train_width=True, name="gaussian")(h)
-    h = MGrade(4, 2, 4, recurrence_dense=True, name="block")(h)
-    h = MGrade(4, 2, 4, normalization="batch", dropout=0.5, name="folds")(h)
+    x = keras.Input(batch_shape=(batch_size, None, 3), name="x")
+    h = MinGRU(3, return_sequences=True, name="gru", **flags)(x) + x
+    h = DelayConv1D(2, 4, name="linear", **flags)(h)
+    h = DelayConv1D(2, 4, "integer", use_bias=False, name="integer", **flags)(h)
+    h = DelayConv1D(
+        2, 4, "gaussian", train_width=True, name="gaussian", **flags
+    )(h)
+    h = MGrade(4, 2, 4, recurrence_dense=True, name="block", **flags)(h)
+    h = MGrade(
+        4, 2, 4, normalization="batch", dropout=0.5, name="folds", **flags
+    )(h)
     pools = [
         TemporalPooling("last", name="last")(h),
         TemporalPooling("mean", name="mean")(h),
@@ -99,6 +102,24 @@ def test_files_of_every_backend_load_here(backend):
         x, *expected = arrays.values()
     for y, truth in zip(outputs(model, x), expected, strict=True):
         assert_close(y, truth, OTHER_BACKEND)
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_of_every_backend_load_here(backend, stateful, tmp_path):
+    """A `.keras` file holds a `.weights.h5` file. States are in neither, so
+    that of a plain model is that of a stateful one too."""
+    path = GOLDEN / f"{backend}.keras"
+    with zipfile.ZipFile(path) as archive:
+        archive.extract("model.weights.h5", tmp_path)
+    model = golden_model(batch_size=2, stateful=stateful)
+    model.load_weights(tmp_path / "model.weights.h5")
+    with np.load(path.with_suffix(".npz")) as arrays:
+        x, *expected = arrays.values()
+    for y, truth in zip(outputs(model, x), expected, strict=True):
+        assert_close(y, truth, OTHER_BACKEND)
+    moved = np.abs(outputs(model, x)[1] - expected[1]).max() > 1e-3
+    assert moved == stateful
 
 
 def norms(names, count):
@@ -226,92 +247,8 @@ def test_weights_that_a_layer_does_not_have_are_refused(tmp_path):
         other.load_weights(tmp_path / "model.weights.h5")
 
 
-L2 = keras.regularizers.L2
-# Every argument that may differ from its default, and does.
-ARGUMENTS = {
-    MinGRUCell: dict(
-        units=4,
-        activation="tanh",
-        recurrent_activation="hard_sigmoid",
-        use_bias=False,
-        kernel_initializer="ones",
-        bias_initializer="ones",
-        gate_bias_initializer=initializers.LogTimeConstants(1, 50),
-        kernel_regularizer=L2(0.1),
-        bias_regularizer=L2(0.2),
-        kernel_constraint="non_neg",
-        bias_constraint="non_neg",
-        dropout=0.25,
-        seed=3,
-    ),
-    DelayConv1D: dict(
-        kernel_size=2,
-        max_delay=5,
-        interpolation="gaussian",
-        activation="relu",
-        use_bias=False,
-        depthwise_initializer="ones",
-        bias_initializer="ones",
-        delay_initializer=keras.initializers.RandomUniform(0, 5, seed=1),
-        depthwise_regularizer=L2(0.1),
-        bias_regularizer=L2(0.2),
-        delay_regularizer=L2(0.3),
-        activity_regularizer=L2(0.4),
-        depthwise_constraint="non_neg",
-        bias_constraint="non_neg",
-        width=1.5,
-        train_width=True,
-        normalize_kernel=True,
-        return_state=True,
-    ),
-    MGrade: dict(
-        units=4,
-        kernel_size=2,
-        max_delay=5,
-        interpolation="integer",
-        expansion=3,
-        activation="gelu",
-        normalization="batch",
-        candidate_activation="tanh",
-        recurrent_activation="hard_sigmoid",
-        output_activation="silu",
-        convolution_on_input=True,
-        convolution_norm=True,
-        recurrence_norm=True,
-        recurrence_dense=True,
-        dropout=0.25,
-        kernel_initializer="he_normal",
-        depthwise_initializer="ones",
-        delay_initializer=keras.initializers.RandomUniform(0, 5, seed=1),
-        gate_bias_initializer=initializers.LogTimeConstants(1, 50),
-        seed=3,
-        return_state=True,
-    ),
-    TemporalPooling: dict(mode="exponential", time_constant=7.0),
-    initializers.UniformGate: dict(seed=3),
-    initializers.LogTimeConstants: dict(shortest=1.0, longest=50.0),
-    initializers.EvenDelays: dict(max_delay=5),
-}
-ARGUMENTS[MinGRU] = dict(
-    ARGUMENTS[MinGRUCell],
-    activity_regularizer=L2(0.4),
-    return_sequences=True,
-    return_state=True,
-)
-# Either all that is left of a layer, or not there yet.
-FIXED = {
-    MGrade: {"use_convolution", "use_recurrence", "stateful"},
-    DelayConv1D: {"stateful"},
-    MinGRU: {"go_backwards", "stateful", "zero_output_for_mask"},
-}
-
-
-def parameters(function):
-    return {
-        name: parameter
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is not parameter.VAR_KEYWORD
-    }
+# Each is all that is left of a layer without the other.
+FIXED = {MGrade: {"use_convolution", "use_recurrence"}}
 
 
 @pytest.mark.parametrize("kind", ARGUMENTS)

@@ -1,5 +1,7 @@
 """Precisions: half in between, float32 where it is summed or carried."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -8,8 +10,14 @@ from keras import layers, ops
 import keras_mgrade
 from keras_mgrade import DelayConv1D, MGrade, MinGRU, MinGRUCell
 from keras_mgrade.layers import TemporalPooling
-from tolerances import HALF, SAME_SUMS, assert_close
+from tolerances import EXACT, HALF, SAME_SUMS, assert_close
 
+# Runs on JAX in the float64 process that tests/test_gradients.py starts.
+in_float64 = pytest.mark.skipif(
+    keras.backend.backend() == "jax"
+    and os.environ.get("JAX_ENABLE_X64") != "1",
+    reason="JAX has float64 in a process of its own: tests/test_gradients.py",
+)
 POLICIES = ("mixed_float16", "mixed_bfloat16")
 MAKERS = {
     "min_gru": lambda **flags: MinGRU(
@@ -162,43 +170,87 @@ def test_pooling_sums_in_float32(mode, rng):
     assert_close(array(pools[0](x)), array(pools[1](x)), 1e-3)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_a_fit_learns(policy, rng):
+@pytest.fixture
+def policy_everywhere(request):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize("policy_everywhere", POLICIES, indirect=True)
+def test_a_fit_learns(policy_everywhere, rng):
     model = keras.Sequential(
         [
             keras.Input((None, 4)),
-            MGrade(8, 3, 9, dtype=policy),
-            MinGRU(8, dtype=policy),
+            MGrade(8, 3, 9),
+            MinGRU(8),
             layers.Dense(1, dtype="float32"),
         ]
     )
-    optimizer = keras.optimizers.Adam(1e-2)
-    if policy == "mixed_float16":
-        # What `compile` makes of it under a global policy.
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    model.compile(optimizer, "mse")
+    model.compile(keras.optimizers.Adam(1e-2), "mse")
+    # `compile` scales the loss where half precision would underflow.
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled == (policy_everywhere == "mixed_float16")
     x = rng.normal(size=(64, 20, 4)).astype("float32")
     y = x[:, -3, :1] - x[:, -7, 1:2]
     history = model.fit(x, y, batch_size=16, epochs=15, verbose=0)
     losses = history.history["loss"]
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.5 * losses[0]
-    for layer in model.layers[:1]:
-        assert kind(layer.convolution._delays) == "float32"
+    assert kind(model.layers[0].convolution._delays) == "float32"
+    assert model.layers[0].compute_dtype != "float32"
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() == "jax",
-    reason="JAX has float64 in a process of its own: tests/test_gradients.py",
-)
-def test_float64_is_float64_throughout(rng):
-    for name in MAKERS:
-        layer = MAKERS[name](dtype="float64")
-        y, *states = layer(rng.normal(size=(2, 12, 4)))
-        assert {kind(t) for t in (y, *states)} == {"float64"}
+FLAGS = {
+    "min_gru": [{"go_backwards": True}, {"zero_output_for_mask": True}],
+    "mgrade": [{"convolution_on_input": True}, {"normalization": None}],
+}
+
+
+@in_float64
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_float64_is_float64_throughout(name, rng):
+    x = rng.normal(size=(2, 12, 4))
+    mask = ops.convert_to_tensor(np.arange(12)[None] < [[7], [12]])
+    for flags in ({}, *FLAGS.get(name, ())):
+        layer = MAKERS[name](dtype="float64", **flags)
+        outputs = layer(x, mask=mask)
+        assert {kind(t) for t in outputs} == {"float64"}
+        twin = type(layer).from_config(layer.get_config())
+        assert twin.state_dtype == "float64"
+
+
+@in_float64
+@pytest.mark.parametrize("name", sorted(set(MAKERS) - {"mgrade"}))
+def test_float64_chunks_of_a_stateful_layer(name, rng):
+    """Not MGrade: Keras's own Dense passes through float32 on PyTorch."""
+    x = rng.normal(size=(2, 12, 4))
+    layer = MAKERS[name](dtype="float64", stateful=True)
+    whole, *_ = layer(x)
+    assert {kind(v) for v in layer.states} == {"float64"}
+    layer.reset_state()
+    chunks = [layer(x[:, a : a + 4])[0] for a in (0, 4, 8)]
+    chunks = np.concatenate([ops.convert_to_numpy(c) for c in chunks], axis=1)
+    assert_close(chunks, ops.convert_to_numpy(whole), EXACT)
+
+
+@in_float64
+def test_float64_cells_and_streams(rng):
     h = ops.ones((2, 5), dtype="float64")
     y, states = MinGRUCell(5)(ops.ones((2, 3)), [h])
     assert kind(y) == kind(states[0]) == "float64"
+    inputs = keras.Input((None, 4), dtype="float64")
+    h = DelayConv1D(3, 9, dtype="float64")(inputs)
+    h = MinGRU(5, return_sequences=True, dtype="float64")(h)
+    model = keras.Model(inputs, TemporalPooling("mean", dtype="float64")(h))
+    stream = keras_mgrade.streaming_model(model, batch_size=2)
+    x = rng.normal(size=(2, 20, 4))
+    step = keras_mgrade.compile_step(stream)
+    y, states = step(x, keras_mgrade.initial_states(stream))
+    assert {kind(t) for t in (y, *states)} == {"float64"}
+    last = ops.convert_to_numpy(y)[:, -1]
+    assert_close(last, ops.convert_to_numpy(model(x)), EXACT)
 
 
 def test_integers_are_cast(rng):

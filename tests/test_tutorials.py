@@ -46,3 +46,21 @@ def test_stream_a_sensor():
         single, chunk = (float(rows[first + i][2]) for i in range(2))
         # Fifty samples a call cost less each than one.
         assert 0 < chunk < single
+
+
+def test_replace_a_gru():
+    printed = run_fast("replace_a_gru.py")
+    rows = re.findall(
+        r"^([12] x \w+)\(64\) +([\d.]+)% +([\d.]+) +([\d,]+)$", printed, re.M
+    )
+    assert [row[0] for row in rows] == [
+        f"{depth} x {layer}" for depth in (1, 2) for layer in ("GRU", "MinGRU")
+    ]
+    # Six classes of about one size: by chance, 17 %.
+    assert all(float(accuracy) > 30 for _, accuracy, _, _ in rows)
+    # Gate and candidate, kernel and bias; then the softmax.
+    head = 65 * 6
+    counts = [int(count.replace(",", "")) for *_, count in rows]
+    assert counts[1] == 2 * 64 * 7 + head
+    assert counts[3] == 2 * 64 * 7 + 2 * 64 * 65 + head
+    assert counts[0] > 10 * counts[1] and counts[2] > 4 * counts[3]

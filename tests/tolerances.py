@@ -6,6 +6,10 @@ import numpy as np
 # hundred terms round to about 1e-6 of the largest output; ten times that.
 SAME_SUMS = 1e-5
 
+# The same in float64: sums of some ten terms in another order round to 1e-16
+# each. Anything that had gone through float32 would differ by 1e-7.
+EXACT = 1e-13
+
 # Float64 autodiff against central differences of step 1e-5: their truncation
 # error is about 1e-10 relative, their rounding error about 1e-11 / 1e-5.
 DIFFERENCES = 1e-6

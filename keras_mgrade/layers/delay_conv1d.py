@@ -167,13 +167,19 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
                 "`width` is a standard deviation in steps, at least "
                 f"{NARROWEST}. Received: width={width!r}"
             )
-        self.activation = activations.get(activation)
+        self.activation = activations.get(activation, "activation")
         self.use_bias = use_bias
-        self.depthwise_initializer = initializers.get(depthwise_initializer)
-        self.bias_initializer = initializers.get(bias_initializer)
+        self.depthwise_initializer = initializers.get(
+            depthwise_initializer, "depthwise_initializer"
+        )
+        self.bias_initializer = initializers.get(
+            bias_initializer, "bias_initializer"
+        )
         if delay_initializer == "even":
             delay_initializer = initializers.EvenDelays(self.max_delay)
-        self.delay_initializer = initializers.get(delay_initializer)
+        self.delay_initializer = initializers.get(
+            delay_initializer, "delay_initializer"
+        )
         self.depthwise_regularizer = keras.regularizers.get(
             depthwise_regularizer
         )
@@ -324,6 +330,7 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
         return int(np.count_nonzero(ops.convert_to_numpy(self.dense_kernel())))
 
     def call(self, inputs, initial_state=None, mask=None):
+        validation.sequences("inputs", inputs, mask)
         if self.delay_regularizer is not None:
             self.add_loss(self.delay_regularizer(self._clipped_delays()))
         x = self._cast(inputs)
@@ -374,6 +381,7 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
         return input_shape
 
     def compute_output_spec(self, inputs, initial_state=None, mask=None):
+        validation.sequences("inputs", inputs, mask)
         self._check_batch(inputs)
         if initial_state is not None:
             self._check_given(initial_state, inputs)

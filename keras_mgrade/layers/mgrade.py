@@ -142,13 +142,19 @@ class MGrade(HasState, keras.layers.Layer):
             "interpolation", interpolation, ("linear", "integer", "gaussian")
         )
         self.expansion = validation.positive_integer("expansion", expansion)
-        self.activation = activations.get(activation)
+        self.activation = activations.get(activation, "activation")
         self.normalization = validation.one_of(
             "normalization", normalization, ("layer", "batch", None)
         )
-        self.candidate_activation = activations.get(candidate_activation)
-        self.recurrent_activation = activations.get(recurrent_activation)
-        self.output_activation = activations.get(output_activation)
+        self.candidate_activation = activations.get(
+            candidate_activation, "candidate_activation"
+        )
+        self.recurrent_activation = activations.get(
+            recurrent_activation, "recurrent_activation"
+        )
+        self.output_activation = activations.get(
+            output_activation, "output_activation"
+        )
         self.use_convolution = use_convolution
         self.use_recurrence = use_recurrence
         self.convolution_on_input = convolution_on_input
@@ -156,12 +162,20 @@ class MGrade(HasState, keras.layers.Layer):
         self.recurrence_norm = recurrence_norm
         self.recurrence_dense = recurrence_dense
         self.dropout = validation.fraction("dropout", dropout)
-        self.kernel_initializer = initializers.get(kernel_initializer)
-        self.depthwise_initializer = initializers.get(depthwise_initializer)
+        self.kernel_initializer = initializers.get(
+            kernel_initializer, "kernel_initializer"
+        )
+        self.depthwise_initializer = initializers.get(
+            depthwise_initializer, "depthwise_initializer"
+        )
         if delay_initializer == "even":
             delay_initializer = initializers.EvenDelays(max_delay)
-        self.delay_initializer = initializers.get(delay_initializer)
-        self.gate_bias_initializer = initializers.get(gate_bias_initializer)
+        self.delay_initializer = initializers.get(
+            delay_initializer, "delay_initializer"
+        )
+        self.gate_bias_initializer = initializers.get(
+            gate_bias_initializer, "gate_bias_initializer"
+        )
         self.seed = seed
         self.return_state = return_state
         self.stateful = bool(stateful)
@@ -353,6 +367,7 @@ class MGrade(HasState, keras.layers.Layer):
         return branch(x, self.output_normalization)
 
     def call(self, inputs, initial_state=None, mask=None, training=None):
+        validation.sequences("inputs", inputs, mask)
         stateful_parts = self._stateful_parts()
         given = self._one_each(initial_state)
         given, reached = iter(given), []
@@ -454,6 +469,7 @@ class MGrade(HasState, keras.layers.Layer):
     def compute_output_spec(
         self, inputs, initial_state=None, mask=None, training=None
     ):
+        validation.sequences("inputs", inputs, mask)
         parts, given = self._stateful_parts(), self._one_each(initial_state)
         for part, state in zip(parts, given, strict=True):
             part._check_batch(inputs)

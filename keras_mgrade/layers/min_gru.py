@@ -12,6 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_mgrade import validation
 from keras_mgrade.layers.carried_state import CarriedState
 from keras_mgrade.layers.min_gru_cell import MinGRUCell
 from keras_mgrade.ops.linear_recurrence import linear_recurrence
@@ -219,6 +220,7 @@ class MinGRU(CarriedState, keras.layers.RNN):
         return ops.cast(y_t, self.compute_dtype), states
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
+        validation.sequences("sequences", sequences, mask)
         cell = self.cell
         x = ops.cast(sequences, self.compute_dtype)
         (start,) = self._states_to_start_from(initial_state, x)
@@ -253,6 +255,7 @@ class MinGRU(CarriedState, keras.layers.RNN):
     def compute_output_spec(
         self, sequences, initial_state=None, mask=None, training=False
     ):
+        validation.sequences("sequences", sequences, mask)
         self._check_batch(sequences)
         if initial_state is not None:
             self._check_given(initial_state, sequences)

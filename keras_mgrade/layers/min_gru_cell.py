@@ -83,12 +83,20 @@ class MinGRUCell(HasState, keras.layers.Layer, DropoutRNNCell):
         # States must come in as they are; the cell casts its inputs itself.
         super().__init__(autocast=False, **kwargs)
         self.units = validation.positive_integer("units", units)
-        self.activation = activations.get(activation)
-        self.recurrent_activation = activations.get(recurrent_activation)
+        self.activation = activations.get(activation, "activation")
+        self.recurrent_activation = activations.get(
+            recurrent_activation, "recurrent_activation"
+        )
         self.use_bias = use_bias
-        self.kernel_initializer = initializers.get(kernel_initializer)
-        self.bias_initializer = initializers.get(bias_initializer)
-        self.gate_bias_initializer = initializers.get(gate_bias_initializer)
+        self.kernel_initializer = initializers.get(
+            kernel_initializer, "kernel_initializer"
+        )
+        self.bias_initializer = initializers.get(
+            bias_initializer, "bias_initializer"
+        )
+        self.gate_bias_initializer = initializers.get(
+            gate_bias_initializer, "gate_bias_initializer"
+        )
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)

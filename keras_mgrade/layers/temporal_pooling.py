@@ -76,6 +76,7 @@ class TemporalPooling(HasState, keras.layers.Layer):
         self._channels = input_shape[-1]
 
     def call(self, inputs, mask=None):
+        validation.sequences("inputs", inputs, mask)
         x = self._cast(inputs)
         if mask is None:
             valid = ops.ones_like(x[:, :, :1])
