@@ -32,7 +32,7 @@ def positive(x: Any) -> Any:
 
 def get(identifier: Any, argument: str = "activation") -> Callable[[Any], Any]:
     """`keras.activations.get`, which knows `"positive"` too."""
-    if identifier == "positive":
+    if isinstance(identifier, str) and identifier == "positive":
         return positive
     try:
         return keras.activations.get(identifier)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mgrade.validation import positive_integer
+from keras_mgrade.validation import number, positive_integer
 
 
 @keras.saving.register_keras_serializable("keras_mgrade")
@@ -70,7 +70,9 @@ class LogTimeConstants(keras.initializers.Initializer):
 
     def __init__(self, shortest: float, longest: float):
         # Below a twentieth of a step the gate is 1 to float32's precision.
-        if not 0.05 <= shortest <= longest:
+        number("shortest", shortest, 0.05)
+        number("longest", longest, 0.05)
+        if not shortest <= longest:
             raise ValueError(
                 "`shortest` and `longest` are time constants in steps with "
                 "0.05 <= shortest <= longest. "
@@ -162,16 +164,19 @@ def clone(initializer: Any, part: int) -> Any:
     if not hasattr(initializer, "get_config"):
         return initializer
     config = initializer.get_config()
-    if config.get("seed") is not None:
+    # A seed generator gives other values at each call by itself.
+    if isinstance(config.get("seed"), int):
         config["seed"] += part
     return type(initializer).from_config(config)
 
 
 def get(identifier: Any, argument: str) -> Any:
     """`keras.initializers.get`, which knows `"uniform_gate"` too."""
-    if identifier == "uniform_gate":
+    if isinstance(identifier, str) and identifier == "uniform_gate":
         return UniformGate()
     try:
+        if identifier is None:
+            raise ValueError
         return keras.initializers.get(identifier)
     except (TypeError, ValueError) as error:
         raise ValueError(

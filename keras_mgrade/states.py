@@ -27,7 +27,9 @@ def get_states(model: keras.Model) -> dict[str, list[np.ndarray]]:
 
     Returns:
         The path of each stateful layer -> a list of arrays, `(batch, ...)`.
-        They can be saved with `np.savez` and given to `set_states`.
+        Where two layers of nested models have one path, the second one's
+        ends in `:2`. The paths hold the names of model and layers: name
+        them, if the states are for another process.
 
     Raises:
         ValueError: If no layer of the model is stateful.
@@ -116,6 +118,11 @@ def reset_rows(
     Raises:
         ValueError: If a row is not in the batch.
     """
+    if not isinstance(states, (list, tuple)):
+        raise ValueError(
+            "`states` must be a list, as a compiled step gives it. "
+            f"Received: states={states!r}"
+        )
     states = [ops.convert_to_tensor(state) for state in states]
     return [ops.where(_chosen(rows, s), ops.zeros_like(s), s) for s in states]
 
@@ -151,7 +158,12 @@ def _carried(model):
         # What a layer made of stateful ones has is theirs.
         parts = layer._flatten_layers(include_self=False)
         if _states_of(layer) and not any(_states_of(part) for part in parts):
-            found[layer.path] = _states_of(layer)
+            # Layers of two nested models may have one path.
+            path, number = layer.path, 1
+            while path in found:
+                number += 1
+                path = f"{layer.path}:{number}"
+            found[path] = _states_of(layer)
     if not found:
         raise ValueError(
             "`model` must be built and have layers with stateful=True. A "

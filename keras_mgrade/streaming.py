@@ -170,7 +170,9 @@ def compile_step(
         the model has several inputs or outputs.
     """
     count = len(state_specs(stream))
-    inputs = stream.inputs[: len(stream.inputs) - count]
+    first_state = len(stream.inputs) - count
+    inputs = stream.inputs[:first_state]
+    carried = stream.inputs[first_state:]
     several = len(stream.outputs) - count > 1
     call = kernels.compile_call(stream)
     loop = kernels.compile_loop(stream, count)
@@ -180,15 +182,38 @@ def compile_step(
             ops.convert_to_tensor(value, dtype=tensor.dtype)
             for value, tensor in zip(_flat(x, inputs), inputs, strict=True)
         ]
+        states = _checked_states(states, carried)
         if _is_chunk(values, inputs):
-            outputs, states = loop(values, list(states))
+            outputs, states = loop(values, states)
         else:
-            flat = keras.tree.flatten(call(values + list(states)))
+            flat = keras.tree.flatten(call(values + states))
             first = len(flat) - count
             outputs, states = flat[:first], flat[first:]
         return outputs if several else outputs[0], states
 
     return step
+
+
+def _checked_states(states, inputs):
+    """As tensors of the stream's dtypes: they may come from a file."""
+    if not isinstance(states, (list, tuple)) or len(states) != len(inputs):
+        raise ValueError(
+            f"`states` must be a list of {len(inputs)} states, as "
+            "`initial_states` and each step give it. "
+            f"Received: states={states!r}"
+        )
+    states = [
+        ops.convert_to_tensor(state, dtype=tensor.dtype)
+        for state, tensor in zip(states, inputs, strict=True)
+    ]
+    for state, tensor in zip(states, inputs, strict=True):
+        if tuple(state.shape) != tuple(tensor.shape):
+            raise ValueError(
+                f"`states` must have '{tensor.name}' of shape "
+                f"{tuple(tensor.shape)}. "
+                f"Received: states[...].shape={tuple(state.shape)}"
+            )
+    return states
 
 
 def _flat(x, inputs):

@@ -1,5 +1,6 @@
 """Checks of arguments where they enter."""
 
+import math
 import numbers
 import operator
 from typing import Any
@@ -24,6 +25,16 @@ def fraction(name: str, value: Any) -> float:
     if not (isinstance(value, numbers.Real) and 0 <= value < 1):
         raise ValueError(
             f"`{name}` is the fraction to drop, in [0, 1). "
+            f"Received: {name}={value!r}"
+        )
+    return value
+
+
+def number(name: str, value: Any, lowest: float) -> float:
+    """`value` as it is, finite and at least `lowest`, or a `ValueError`."""
+    if not (isinstance(value, numbers.Real) and lowest <= value < math.inf):
+        raise ValueError(
+            f"`{name}` must be a number of at least {lowest}. "
             f"Received: {name}={value!r}"
         )
     return value

@@ -28,6 +28,37 @@ def autodiff(loss, arrays):
     return [keras.ops.convert_to_numpy(g) for g in grads]
 
 
+def gradient_penalty(loss, array):
+    """`sum(dloss/dx ** 2)` and its gradient in `x`: gradients of gradients."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        def penalty(x):
+            return (jax.grad(loss)(x) ** 2).sum()
+
+        value, slope = jax.value_and_grad(penalty)(jax.numpy.asarray(array))
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        x = tf.convert_to_tensor(array)
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = loss(x)
+            value = tf.reduce_sum(inner.gradient(y, x) ** 2)
+        slope = outer.gradient(value, x)
+    else:
+        import torch
+
+        x = torch.tensor(array, requires_grad=True)
+        (first,) = torch.autograd.grad(loss(x), x, create_graph=True)
+        value = (first**2).sum()
+        (slope,) = torch.autograd.grad(value, x)
+    return [keras.ops.convert_to_numpy(t) for t in (value, slope)]
+
+
 def central_differences(loss, arrays, step=1e-5):
     """The same by moving every entry a little, with no autodiff at all."""
     if keras.backend.backend() == "jax":

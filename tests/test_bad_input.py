@@ -100,6 +100,26 @@ BAD_INPUT = [
     (lambda: initializers.EvenDelays(1.5), "`max_delay` .*: max_delay=1.5"),
     (lambda: MinGRU(4, dropout="half"), "`dropout` .*: dropout='half'"),
     (lambda: MGrade(4, 2, 3, dropout=1), "`dropout` .*: dropout=1"),
+    (
+        lambda: DelayConv1D(2, 3, "gaussian", width="wide"),
+        "`width` .*: width='wide'",
+    ),
+    (
+        lambda: DelayConv1D(2, 3, "gaussian", width=np.inf),
+        "`width` .*: width=inf",
+    ),
+    (
+        lambda: TemporalPooling("exponential", time_constant="5"),
+        "`time_constant` .*: time_constant='5'",
+    ),
+    (
+        lambda: initializers.LogTimeConstants("a", 2),
+        "`shortest` .*: shortest='a'",
+    ),
+    (
+        lambda: initializers.LogTimeConstants(1, np.inf),
+        "`longest` .*: longest=inf",
+    ),
     # Names.
     (lambda: MinGRU(4, "cube"), "`activation` .*: activation='cube'"),
     (
@@ -117,6 +137,10 @@ BAD_INPUT = [
     (
         lambda: MinGRU(4, kernel_initializer="flat"),
         "`kernel_initializer` .*: kernel_initializer='flat'",
+    ),
+    (
+        lambda: MinGRU(4, gate_bias_initializer=None),
+        "`gate_bias_initializer` .*: gate_bias_initializer=None",
     ),
     (
         lambda: DelayConv1D(2, 3, "cubic"),

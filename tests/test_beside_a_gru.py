@@ -98,6 +98,9 @@ def test_bidirectional(make, merge_mode, rng):
     model = keras.Sequential([keras.Input((None, 3)), both])
     twin = type(model).from_config(model.get_config())
     twin.set_weights(model.get_weights())
+    np.testing.assert_array_equal(
+        *(array(keras.tree.flatten(m(x))[0]) for m in (model, twin))
+    )
 
 
 @BOTH

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from gradients import autodiff, central_differences
+from gradients import autodiff, central_differences, gradient_penalty
 from keras_mgrade import DelayConv1D, MGrade, MinGRU
 from keras_mgrade.ops import delay_taps, linear_recurrence
 from tolerances import DIFFERENCES, DIFFERENCES_THROUGH_FLOAT32, assert_close
@@ -157,6 +157,40 @@ def test_delay_conv1d(rng, arguments):
         # Away from whole steps and from the ends, where the slope has corners.
         layer.set_delays(rng.integers(0, 4, (3, 2)) + rng.uniform(0.2, 0.8))
     check_layer(rng, layer, rng.normal(size=(2, 6, 2)))
+
+
+@in_float64
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MinGRU(2, return_sequences=True, dtype="float64"),
+        lambda: MinGRU(
+            2, return_sequences=True, go_backwards=True, dtype="float64"
+        ),
+        lambda: DelayConv1D(2, 3, dtype="float64"),
+        lambda: DelayConv1D(2, 3, "integer", dtype="float64"),
+    ],
+    ids=["MinGRU", "backwards", "linear", "integer"],
+)
+def test_gradients_of_gradients(rng, make):
+    """Gradient penalties and Hessians go through the kernels twice."""
+    layer, x = make(), rng.normal(size=(2, 6, 2))
+    layer.build(x.shape)
+
+    def loss(x):
+        return ops.sum(ops.square(layer(x)))
+
+    _, slope = gradient_penalty(loss, x)
+    truth, step = np.zeros_like(x), 1e-5
+    for at in np.ndindex(x.shape):
+        values = []
+        for sign in (1, -1):
+            moved = x.copy()
+            moved[at] += sign * step
+            values.append(gradient_penalty(loss, moved)[0])
+        truth[at] = (values[0] - values[1]) / (2 * step)
+    assert np.abs(truth).max() > 1e-3
+    assert_close(slope, truth, DIFFERENCES)
 
 
 @in_float64

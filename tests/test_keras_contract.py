@@ -247,3 +247,45 @@ def test_exported_models(tmp_path, rng):
         y = loaded.serve(x)
         assert loaded.serve(data(rng, 3, 5)).shape == (3, 4)
     assert_close(np.asarray(y), wanted, SAME_SUMS)
+
+
+def test_initializers_may_be_arrays_and_have_seed_generators(rng):
+    kernel = rng.normal(size=(3, 8)).astype("float32")
+    for given in (kernel, ops.convert_to_tensor(kernel)):
+        layer = MinGRU(4, kernel_initializer=given)
+        layer.build((None, None, 3))
+        np.testing.assert_array_equal(array(layer.cell.kernel), kernel)
+    delays = np.array([[0, 1, 2], [3, 4, 4]], "float32")
+    taps = DelayConv1D(2, 4, delay_initializer=delays)
+    taps.build((None, None, 3))
+    np.testing.assert_array_equal(taps.delays, delays)
+    seed = keras.random.SeedGenerator(1)
+    normal = keras.initializers.RandomNormal(seed=seed)
+    MinGRU(4, bias_initializer=normal)(np.ones((1, 5, 3)))
+    MGrade(4, 2, 3, kernel_initializer=normal)(np.ones((1, 5, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:.*is not quantized in place")
+@pytest.mark.filterwarnings("ignore:.*does not have a .quantize")
+def test_what_quantizes_a_model_leaves_our_layers_alone(tmp_path, rng):
+    model = keras.Sequential(
+        [keras.Input((None, 3)), MGrade(4, 2, 3), MinGRU(4)]
+    )
+    x = data(rng)
+    before = array(model(x))
+    model.quantize("int8")
+    np.testing.assert_array_equal(array(model(x)), before)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(array(loaded(x)), before)
+
+
+def test_a_price_on_delays_counts_once_and_not_when_frozen():
+    layer = DelayConv1D(2, 3, delay_regularizer="l1")
+    inputs = keras.Input((None, 2))
+    model = keras.Model(inputs, layer(layer(inputs)))
+    model(np.ones((1, 4, 2), "float32"))
+    steps = 0.01 * layer.delays.sum()
+    assert float(array(sum(model.losses))) == pytest.approx(steps)
+    layer.trainable = False
+    assert not model.losses

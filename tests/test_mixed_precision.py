@@ -260,3 +260,17 @@ def test_integers_are_cast(rng):
         whole, *_ = layer(counts)
         floats, *_ = layer(counts.astype("float32"))
         assert_close(array(whole), array(floats), SAME_SUMS)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_half_precision_all_through(name, dtype, rng):
+    """Not mixed: the kernels of Dense and MinGRU are in half precision too."""
+    layer = MAKERS[name](dtype=dtype)
+    y, *states = layer(rng.normal(size=(2, 12, 4)).astype(np.float32))
+    assert kind(y) == dtype
+    assert {kind(state) for state in states} == {"float32"}
+    assert np.isfinite(array(y)).all()
+    for weight in layer.weights:
+        if weight.name == "delays":
+            assert kind(weight) == "float32"

@@ -245,3 +245,50 @@ def test_what_does_not_fit_is_refused(x):
         MinGRU(4).reset_state([np.zeros((2, 4))])
     with pytest.raises(ValueError, match="`initial_state`.*shape"):
         stateful.layers[0].recurrence.reset_state([np.zeros((3, 4))])
+
+
+def test_layers_of_one_path_keep_states_of_their_own(x):
+    """Two nested models may have layers of one name."""
+
+    def branch(name):
+        inputs = keras.Input(batch_shape=x.shape)
+        y = MinGRU(4, stateful=True, name="gru")(inputs)
+        return keras.Model(inputs, y, name=name)
+
+    inputs = keras.Input(batch_shape=x.shape)
+    outputs = [branch("left")(inputs), branch("right")(inputs)]
+    model = keras.Model(inputs, layers.Concatenate()(outputs))
+    first = array(model(x))
+    states = keras_mgrade.get_states(model)
+    assert list(states) == ["gru", "gru:2"]
+    second = array(model(x))
+    keras_mgrade.set_states(model, states)
+    np.testing.assert_array_equal(array(model(x)), second)
+    keras_mgrade.reset_states(model)
+    np.testing.assert_array_equal(array(model(x)), first)
+
+
+@pytest.mark.parametrize("name", ["min_gru", "linear", "mgrade"])
+def test_a_layer_may_stop_being_stateful(name, x):
+    layer = LAYERS[name](stateful=True)
+    first = array(layer(x))
+    layer.stateful = False
+    for _ in range(2):
+        np.testing.assert_array_equal(array(layer(x)), first)
+
+
+def test_states_of_a_step_are_checked_and_may_be_arrays(x):
+    _, plain = pair(LAYERS["mgrade"])
+    stream = keras_mgrade.streaming_model(plain, batch_size=BATCH)
+    step = keras_mgrade.compile_step(stream)
+    zeros = [np.zeros(s.shape) for s in keras_mgrade.initial_states(stream)]
+    # As they come from a file: float64 arrays, for a sample and for a chunk.
+    y, _ = step(x, zeros)
+    assert_close(array(y), array(plain(x)), SAME_SUMS)
+    first, _ = step(x[:, 0], zeros)
+    assert_close(array(first), array(y)[:, 0], SAME_SUMS)
+    for wrong in (zeros[:1], zeros[0], [zeros[0], zeros[1][:1]], zeros[::-1]):
+        with pytest.raises(ValueError, match="`states` must.*Received: states"):
+            step(x, wrong)
+    with pytest.raises(ValueError, match="`states` must be a list.*Received"):
+        keras_mgrade.reset_rows(ops.ones((2, 4)), rows=1)

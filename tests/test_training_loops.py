@@ -40,9 +40,9 @@ def make_model():
     return model
 
 
-def run(code):
+def run(code, signal=1.0):
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(16, 24, 2)).astype("float32")
+    x = signal * rng.normal(size=(16, 24, 2)).astype("float32")
     y = np.zeros((16, 24, 1), "float32")
     y[:, 4:, 0] = x[:, :-4, 0] - 0.5 * x[:, 3:-1, 1]
     names = {"keras": keras, "keras_mgrade": keras_mgrade, "steps": STEPS}
@@ -65,6 +65,20 @@ def test_every_loop_reaches_the_loss_of_fit():
         assert (delays >= 0).all() and (delays <= SPAN).all()
         # They did move, and not only towards zero.
         assert np.abs(delays[1] - [2.5, 3.0]).max() > 0.1
+
+
+def test_no_loop_decays_a_delay():
+    """The page's loop with nothing to learn and a decay that is felt."""
+    name = " " + keras.backend.backend()
+    code = block(name).replace("weight_decay=0.01", "weight_decay=5.0")
+    assert code.count("weight_decay=5.0") == 1
+    model, _ = run(code, signal=0.0)
+    fresh = make_model()
+    np.testing.assert_array_equal(
+        model.layers[0].delays, fresh.layers[0].delays
+    )
+    kernels = [ops.convert_to_numpy(m.layers[0].kernel) for m in (model, fresh)]
+    assert (np.abs(kernels[0]) < 0.5 * np.abs(kernels[1])).all()
 
 
 def test_no_decay_is_for_delays_and_trained_widths():

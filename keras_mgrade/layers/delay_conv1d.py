@@ -162,11 +162,7 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
                 "interpolation='integer' have none. "
                 f"Received: delay_regularizer={delay_regularizer!r}"
             )
-        if not width >= NARROWEST:
-            raise ValueError(
-                "`width` is a standard deviation in steps, at least "
-                f"{NARROWEST}. Received: width={width!r}"
-            )
+        validation.number("width", width, NARROWEST)
         self.activation = activations.get(activation, "activation")
         self.use_bias = use_bias
         self.depthwise_initializer = initializers.get(
@@ -175,7 +171,7 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
         self.bias_initializer = initializers.get(
             bias_initializer, "bias_initializer"
         )
-        if delay_initializer == "even":
+        if isinstance(delay_initializer, str) and delay_initializer == "even":
             delay_initializer = initializers.EvenDelays(self.max_delay)
         self.delay_initializer = initializers.get(
             delay_initializer, "delay_initializer"
@@ -204,21 +200,24 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
             )
         self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: channels})
         shape = (self.kernel_size, channels)
+        # In half precision too: few numbers, and delays must stay exact.
+        unrounded = {"dtype": self.state_dtype, "autocast": False}
         self.kernel = self.add_weight(
             name="kernel",
             shape=shape,
             initializer=self.depthwise_initializer,
             regularizer=self.depthwise_regularizer,
             constraint=self.depthwise_constraint,
-            autocast=False,
+            **unrounded,
         )
         self._delays = self.add_weight(
             name="delays",
             shape=shape,
             initializer=self._initial_delays,
+            regularizer=self._delay_loss if self.delay_regularizer else None,
             constraint=_Within(0.0, self.max_delay / UNIT),
             trainable=self.interpolation != "integer",
-            autocast=False,
+            **unrounded,
         )
         self._width = None
         if self.interpolation == "gaussian":
@@ -228,7 +227,7 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
                 initializer=keras.initializers.Constant(self.width),
                 constraint=_Within(NARROWEST, float("inf")),
                 trainable=self.train_width,
-                autocast=False,
+                **unrounded,
             )
         self.bias = None
         if self.use_bias:
@@ -238,7 +237,7 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
                 initializer=self.bias_initializer,
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
-                autocast=False,
+                **unrounded,
             )
         if self.stateful:
             self._make_states(input_shape[0])
@@ -266,7 +265,11 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
             )
 
     def set_delays(self, steps: Any) -> None:
-        """Puts the taps at `steps`, of shape `(kernel_size, channels)`."""
+        """Puts the taps at given delays.
+
+        Args:
+            steps: From 0 to `max_delay`, `(kernel_size, channels)`.
+        """
         self._require_built()
         steps = np.asarray(steps)
         shape = tuple(self._delays.shape)
@@ -282,6 +285,13 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
                 f"{self.max_delay}. Received: steps={steps!r}"
             )
         self._delays.assign(steps / UNIT)
+
+    def _delay_loss(self, stored):
+        """The regularizer of the weight: in steps, clipped as they are read."""
+        steps = UNIT * ops.convert_to_tensor(stored)
+        return self.delay_regularizer(
+            delay_taps.keep_within(steps, self.max_delay)
+        )
 
     def _clipped_delays(self):
         # Clipped here as well as by the constraint, so that optimisers that
@@ -331,8 +341,6 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
 
     def call(self, inputs, initial_state=None, mask=None):
         validation.sequences("inputs", inputs, mask)
-        if self.delay_regularizer is not None:
-            self.add_loss(self.delay_regularizer(self._clipped_delays()))
         x = self._cast(inputs)
         if mask is not None:
             x = ops.where(ops.expand_dims(mask, -1), x, ops.zeros_like(x))

@@ -51,9 +51,11 @@ class MGrade(HasState, keras.layers.Layer):
             `"sigmoid"`.
         output_activation: Activation of the minGRU's output. Defaults to
             `None`.
-        use_convolution: Whether the convolution is there. Defaults to
-            `True`.
-        use_recurrence: Whether the minGRU is there. Defaults to `True`.
+        use_convolution: Whether the convolution is there. Without it the
+            sizes, interpolation and initializers of its taps say nothing, so
+            that this one word makes an ablation. Defaults to `True`.
+        use_recurrence: Whether the minGRU is there; without it, likewise,
+            its activations and dropout. Defaults to `True`.
         convolution_on_input: `encoder(x + conv(x))` instead: the delay line
             then holds raw channels, which is cheap where these are few.
             Defaults to `False`.
@@ -168,7 +170,7 @@ class MGrade(HasState, keras.layers.Layer):
         self.depthwise_initializer = initializers.get(
             depthwise_initializer, "depthwise_initializer"
         )
-        if delay_initializer == "even":
+        if isinstance(delay_initializer, str) and delay_initializer == "even":
             delay_initializer = initializers.EvenDelays(max_delay)
         self.delay_initializer = initializers.get(
             delay_initializer, "delay_initializer"
@@ -178,7 +180,7 @@ class MGrade(HasState, keras.layers.Layer):
         )
         self.seed = seed
         self.return_state = return_state
-        self.stateful = bool(stateful)
+        self._stateful = bool(stateful)
         self._check_switches()
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(ndim=3)
@@ -292,7 +294,7 @@ class MGrade(HasState, keras.layers.Layer):
         return {"dtype": self.dtype_policy, "trainable": self.trainable}
 
     def _dense(self, name, width, activation=None, part=1):
-        return keras.layers.Dense(
+        dense = keras.layers.Dense(
             width,
             activation=activation,
             kernel_initializer=initializers.clone(
@@ -301,6 +303,9 @@ class MGrade(HasState, keras.layers.Layer):
             **self._shared(),
             name=name,
         )
+        # `model.quantize` goes to the parts: they refuse as the layer does.
+        dense.quantize = self.quantize
+        return dense
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -420,6 +425,17 @@ class MGrade(HasState, keras.layers.Layer):
             return x
 
         return self.compose(ops.cast(x_t, self.compute_dtype), apply), reached
+
+    @property
+    def stateful(self) -> bool:
+        """Whether the states are carried from call to call."""
+        return self._stateful
+
+    @stateful.setter
+    def stateful(self, value):
+        self._stateful = bool(value)
+        for part in self._stateful_parts():
+            part.stateful = self._stateful
 
     def _stateful_parts(self):
         parts = (self.convolution, self.recurrence)

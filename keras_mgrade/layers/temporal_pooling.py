@@ -60,9 +60,10 @@ class TemporalPooling(HasState, keras.layers.Layer):
         self.mode = validation.one_of(
             "mode", mode, ("last", "mean", "exponential")
         )
-        if (mode == "exponential") != (time_constant is not None) or (
-            time_constant is not None and not time_constant > 0
-        ):
+        if time_constant is not None:
+            # Below a twentieth of a step only the newest input is left.
+            validation.number("time_constant", time_constant, 0.05)
+        if (mode == "exponential") != (time_constant is not None):
             raise ValueError(
                 "`time_constant`, in steps and above 0, belongs to "
                 "mode='exponential' and to no other mode. "

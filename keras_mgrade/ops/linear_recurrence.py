@@ -14,8 +14,9 @@ def linear_recurrence(
 
     The gradient is the same recurrence run the other way,
     `g[t] = dy[t] + a[t+1] * g[t+1]`, `da = g * h[t-1]`, `db = g`, so that
-    nothing but `a` and `h` is kept. It accumulates in at least float32 and
-    can be differentiated once.
+    nothing but `a` and `h` is kept. It accumulates in at least float32.
+    Gradients are taken backwards, gradients of gradients too; forward mode
+    (`jax.jvp`) and `torch.func` need `keras.layers.RNN(MinGRUCell(...))`.
 
     Example:
 
@@ -38,7 +39,8 @@ def linear_recurrence(
         of the input, and the state reached at the end, `(batch, channels)`.
 
     Raises:
-        ValueError: If `a` and `b` differ in shape or are not of rank 3.
+        ValueError: If `a` and `b` differ in shape or are not of rank 3, or
+            `initial_state` does not belong to them.
     """
     a, b = ops.convert_to_tensor(a), ops.convert_to_tensor(b)
     if len(a.shape) != 3 or not _same_shape(a.shape, b.shape):
@@ -52,6 +54,12 @@ def linear_recurrence(
         initial_state = ops.zeros_like(b[:, 0])
     else:
         initial_state = ops.cast(initial_state, dtype)
+        if not _same_shape(initial_state.shape, (b.shape[0], b.shape[2])):
+            raise ValueError(
+                "`initial_state` must be of shape (batch, channels), "
+                f"{(b.shape[0], b.shape[2])}. "
+                f"Received: initial_state.shape={tuple(initial_state.shape)}"
+            )
     return kernels.linear_recurrence(a, b, initial_state, reverse)
 
 

@@ -4,7 +4,6 @@ import math
 
 import keras
 import torch
-from torch.autograd.function import once_differentiable
 
 # Up to here one plain loop is as fast as two loops over blocks.
 SHORT = 32
@@ -25,7 +24,6 @@ class _Recurrence(torch.autograd.Function):
         return states
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, d_states):
         # g[t] = dy[t] + a[t+1] g[t+1]; nothing but a and h is needed.
         a, states, initial_state = ctx.saved_tensors
@@ -35,6 +33,15 @@ class _Recurrence(torch.autograd.Function):
         else:
             a_next[:, :-1] = a[:, 1:]
         zero = torch.zeros_like(initial_state)
+        if torch.is_grad_enabled():
+            # Gradients of gradients: the same with a graph of its own.
+            g = _Recurrence.apply(a_next, d_states, zero, not ctx.reverse)
+            start, first = initial_state.unsqueeze(1), 0
+            if ctx.reverse:
+                before, first = torch.cat([states[:, 1:], start], 1), -1
+            else:
+                before = torch.cat([start, states[:, :-1]], 1)
+            return g * before, g, a[:, first] * g[:, first], None
         g = _states(a_next, d_states, zero, not ctx.reverse)
         d_a = torch.empty_like(a)
         if ctx.reverse:
@@ -119,10 +126,11 @@ class _TappedSum(torch.autograd.Function):
         return y.permute(1, 2, 0)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, upstream):
         x, weights, delays = ctx.saved_tensors
         history = ctx.history
+        if torch.is_grad_enabled():
+            return *_differentiable(x, weights, delays, upstream), None, None
         length = x.shape[1] - history
         channels = x.permute(2, 0, 1).contiguous()
         g = upstream.permute(2, 0, 1).contiguous()
@@ -134,6 +142,19 @@ class _TappedSum(torch.autograd.Function):
             d_x[c, :, window].add_(g[c], alpha=weight)
             d_weights[j, c] = torch.sum(g[c] * channels[c, :, window])
         return d_x.permute(1, 2, 0), d_weights, None, None
+
+
+def _differentiable(x, weights, delays, g):
+    """Both gradients with a graph of their own, for gradients of gradients."""
+    history = x.shape[1] - g.shape[1]
+    # Flipped in time, the input's gradient is a tapped sum again.
+    padded = torch.nn.functional.pad(g.flip(1), (0, 0, history, history))
+    d_x = tapped_sum(padded, weights, delays, history).flip(1)
+    steps = torch.arange(g.shape[1], device=x.device).view(-1, 1, 1)
+    channels = torch.arange(x.shape[2], device=x.device)
+    # (batch, time, taps, channels)
+    windows = x[:, history + steps - delays, channels]
+    return d_x, (g.unsqueeze(2) * windows).sum((0, 1))
 
 
 def _taps(weights, delays):
