@@ -272,7 +272,7 @@ def test_the_delay_regularizer_sees_clipped_steps():
     layer = DelayConv1D(2, 8, delay_regularizer=price)
     layer.build((None, None, 1))
     layer._delays.assign([[-1.0], [3.0]])
-    layer(np.zeros((1, 4, 1), "float32"))
+    assert len(layer.losses) == 1
     np.testing.assert_array_equal(seen[-1], [[0], [8]])
     assert float(ops.convert_to_numpy(layer.losses[0])) == 4.0
 
