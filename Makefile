@@ -35,24 +35,26 @@ help:
 demo: $(VENV)/.demo
 	@$(PY) examples/quickstart.py
 
-# All parts run, whatever fails; the status at the end is that of the whole.
+# All parts run, side by side, whatever fails; each line of output says whose
+# it is, and the status at the end is that of the whole.
 test: $(VENV)/.dev
-	@failed=0; table=""; begin=$$SECONDS; \
+	@begin=$$SECONDS; failed=0; results=$$(mktemp -d); \
 	part() { \
 	    local name="$$1" start=$$SECONDS result=passed; shift; \
-	    printf '\n== %s\n' "$$name"; \
-	    "$$@" || { result=FAILED; failed=1; }; \
-	    table+="$$(printf '%-20s %-7s %5d s' \
-	        "$$name" $$result $$((SECONDS - start)))"$$'\n'; \
-	    printf '== %s: %s, %d s\n' "$$name" $$result $$((SECONDS - start)); \
+	    "$$@" 2>&1 | sed -u "s/^/[$$name] /"; \
+	    [ $${PIPESTATUS[0]} -eq 0 ] || result=FAILED; \
+	    printf '%-20s %-7s %5d s\n' "$$name" $$result \
+	        $$((SECONDS - start)) > "$$results/$$name"; \
 	}; \
-	part lint $(MAKE) --no-print-directory lint; \
+	part lint $(MAKE) --no-print-directory lint & \
 	for backend in $(BACKENDS); do \
-	    part "tests, $$backend" \
-	        env KERAS_BACKEND=$$backend $(PY) -m pytest; \
+	    part $$backend env KERAS_BACKEND=$$backend $(PY) -m pytest & \
 	done; \
-	printf '\n%s%-28s %5d s\n' "$$table" total $$((SECONDS - begin)); \
-	exit $$failed
+	wait; \
+	printf '\n'; cat "$$results"/*; \
+	printf '%-28s %5d s\n' total $$((SECONDS - begin)); \
+	! grep -q FAILED "$$results"/* || failed=1; \
+	rm -r "$$results"; exit $$failed
 
 lint: $(VENV)/.dev
 	@$(PY) -m ruff check .

@@ -3,7 +3,15 @@
 import importlib
 from typing import Any
 
-from keras_mgrade import activations, initializers, models, ops
+from keras_mgrade import (
+    activations,
+    callbacks,
+    initializers,
+    models,
+    ops,
+    plotting,
+    regularizers,
+)
 from keras_mgrade.layers import (
     DelayConv1D,
     MGrade,
@@ -12,6 +20,8 @@ from keras_mgrade.layers import (
     TemporalPooling,
 )
 from keras_mgrade.memory import memory_report
+from keras_mgrade.regrowth import regrow_delays
+from keras_mgrade.snapping import snap_delays
 from keras_mgrade.states import (
     get_states,
     reset_rows,
@@ -30,6 +40,7 @@ __all__ = [
     "TemporalPooling",
     "__version__",
     "activations",
+    "callbacks",
     "compile_step",
     "get_states",
     "initial_states",
@@ -37,9 +48,13 @@ __all__ = [
     "memory_report",
     "models",
     "ops",
+    "plotting",
+    "regrow_delays",
+    "regularizers",
     "reset_rows",
     "reset_states",
     "set_states",
+    "snap_delays",
     "streaming_model",
     "weights_without_decay",
 ]

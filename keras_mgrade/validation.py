@@ -40,6 +40,16 @@ def number(name: str, value: Any, lowest: float) -> float:
     return value
 
 
+def share(name: str, value: Any) -> float:
+    """`value` within (0, 1], or a `ValueError` naming it."""
+    if not (isinstance(value, numbers.Real) and 0 < value <= 1):
+        raise ValueError(
+            f"`{name}` is a share of the training, in (0, 1]. "
+            f"Received: {name}={value!r}"
+        )
+    return value
+
+
 def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     """`value` if it is one of `allowed`, or a `ValueError` listing them."""
     if value not in allowed:

@@ -63,7 +63,15 @@ def test_the_public_names_have_examples():
         "set_states",
         "__version__",
     }
-    modules = {"activations", "initializers", "models", "ops"}
+    modules = {
+        "activations",
+        "callbacks",
+        "initializers",
+        "models",
+        "ops",
+        "plotting",
+        "regularizers",
+    }
     names = set(keras_mgrade.__all__) - without - modules
     assert names <= {example.rsplit(".")[-1] for example in EXAMPLES}
 

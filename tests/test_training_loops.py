@@ -40,12 +40,13 @@ def make_model():
     return model
 
 
-def run(code, signal=1.0):
+def run(code, signal=1.0, names=None):
     rng = np.random.default_rng(0)
     x = signal * rng.normal(size=(16, 24, 2)).astype("float32")
     y = np.zeros((16, 24, 1), "float32")
     y[:, 4:, 0] = x[:, :-4, 0] - 0.5 * x[:, 3:-1, 1]
-    names = {"keras": keras, "keras_mgrade": keras_mgrade, "steps": STEPS}
+    names = {} if names is None else names
+    names.update(keras=keras, keras_mgrade=keras_mgrade, steps=STEPS)
     names.update(model=make_model(), x=x, y=y)
     exec(compile(code, PAGE.name, "exec"), names)
     model = names["model"]
@@ -65,6 +66,27 @@ def test_every_loop_reaches_the_loss_of_fit():
         assert (delays >= 0).all() and (delays <= SPAN).all()
         # They did move, and not only towards zero.
         assert np.abs(delays[1] - [2.5, 3.0]).max() > 0.1
+
+
+def test_regrowth_in_a_loop():
+    """The page's lines after its loop: moments of moved taps are zero."""
+    backend = keras.backend.backend()
+    names = {}
+    run(block(f" {backend}") + block(f" {backend} regrowth"), names=names)
+    (where,) = names["moved"].values()
+    assert where.any() and where.sum(axis=0).max() == 1
+    optimizer, taps = names["optimizer"], names["model"].layers[0]
+    index = names["model"].trainable_variables.index(taps.kernel)
+    if backend == "torch":
+        moments = optimizer.state[taps.kernel.value]["exp_avg"]
+        assert (moments.numpy()[where] == 0).all()
+        assert (moments.numpy()[~where] != 0).all()
+    elif backend == "jax":
+        # One step after it: a tenth of the gradient, not a mean of many.
+        assert names["adam"].mu[index][where].max() == 0
+        assert np.isfinite(names["loss"])
+    else:
+        assert np.isfinite(names["loss"])
 
 
 def test_no_loop_decays_a_delay():

@@ -25,6 +25,10 @@ DIFFERENCES_THROUGH_FLOAT32 = 5e-3
 # (exp, rsqrt) that differ in the last bit.
 OTHER_BACKEND = 2e-5
 
+# A Fourier transform of float32 against sums: every value is rounded by some
+# 1e-7 of the largest, a few times for each halving.
+FOURIER = 1e-5
+
 # Half precision against float32: inputs, weights, gates and outputs are
 # rounded to 11 bits (float16) or 8 (bfloat16), one part in 2,048 or 256 each.
 # An output of a block sums some ten such errors, and a normalisation may

@@ -4,6 +4,8 @@
 reads between whole steps as `interpolation` says. mGRADE, arXiv 2507.01829.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -13,16 +15,14 @@ from keras import ops
 from keras_mgrade import activations, initializers, validation
 from keras_mgrade.layers.carried_state import CarriedState
 from keras_mgrade.layers.config import constructor_arguments
+from keras_mgrade.layers.tap_weights import (
+    DEFAULT_WIDTH,
+    NARROWEST,
+    UNIT,
+    TapWeights,
+)
 from keras_mgrade.ops import delay_taps
-
-# Delays are stored in units of four steps, so that one learning rate serves
-# kernels and delays; a power of two keeps whole steps exact.
-UNIT = 4.0
-
-
-# A trained Gaussian gets no narrower than this, in steps: by then it reads
-# one step, and its gradient in the delay is gone.
-NARROWEST = 0.1
+from keras_mgrade.regularizers import DelayLength
 
 
 class _Within(keras.constraints.Constraint):
@@ -33,8 +33,13 @@ class _Within(keras.constraints.Constraint):
         return ops.clip(w, self.lower, self.upper)
 
 
+class _Probe:
+    def __init__(self, kernel):
+        self.kernel, self.seen = kernel, []
+
+
 @keras.saving.register_keras_serializable("keras_mgrade")
-class DelayConv1D(CarriedState, keras.layers.Layer):
+class DelayConv1D(TapWeights, CarriedState, keras.layers.Layer):
     """Causal depthwise 1-D convolution with taps at learned delays.
 
     `y[t, c] = bias[c] + sum_k kernel[k, c] * x~[t - delays[k, c], c]`
@@ -147,7 +152,7 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
             "interpolation", interpolation, ("linear", "integer", "gaussian")
         )
         if interpolation != "gaussian" and (
-            train_width or normalize_kernel or width != 0.8
+            train_width or normalize_kernel or width != DEFAULT_WIDTH
         ):
             raise ValueError(
                 "`width`, `train_width` and `normalize_kernel` belong to "
@@ -156,10 +161,14 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
                 f"train_width={train_width}, "
                 f"normalize_kernel={normalize_kernel}"
             )
-        if interpolation == "integer" and delay_regularizer is not None:
+        self.delay_regularizer = keras.regularizers.get(delay_regularizer)
+        if interpolation == "integer" and not isinstance(
+            self.delay_regularizer, (DelayLength, type(None))
+        ):
             raise ValueError(
                 "`delay_regularizer` moves delays by gradient, and those of "
-                "interpolation='integer' have none. "
+                "interpolation='integer' have none. Only DelayLength has a "
+                "meaning for them: a price where taps are regrown. "
                 f"Received: delay_regularizer={delay_regularizer!r}"
             )
         validation.number("width", width, NARROWEST)
@@ -180,7 +189,6 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
             depthwise_regularizer
         )
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.delay_regularizer = keras.regularizers.get(delay_regularizer)
         self.depthwise_constraint = keras.constraints.get(depthwise_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.width = width
@@ -188,6 +196,7 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
         self.normalize_kernel = normalize_kernel
         self.return_state = return_state
         self.stateful = bool(stateful)
+        self._probe = None
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(ndim=3)
 
@@ -247,44 +256,6 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
         if self.interpolation == "integer":
             steps = ops.round(steps)
         return ops.clip(steps, 0, self.max_delay) / UNIT
-
-    @property
-    def delays(self) -> np.ndarray:
-        """Delays in steps, `(kernel_size, channels)`, as the layer reads."""
-        self._require_built()
-        steps = UNIT * ops.convert_to_numpy(self._delays)
-        if self.interpolation == "integer":
-            steps = np.round(steps)
-        return np.clip(steps, 0, self.max_delay)
-
-    def _require_built(self):
-        if not self.built:
-            raise ValueError(
-                "The layer has no delays before it is built: call it once, "
-                "or build((None, None, channels)). Received: built=False"
-            )
-
-    def set_delays(self, steps: Any) -> None:
-        """Puts the taps at given delays.
-
-        Args:
-            steps: From 0 to `max_delay`, `(kernel_size, channels)`.
-        """
-        self._require_built()
-        steps = np.asarray(steps)
-        shape = tuple(self._delays.shape)
-        whole = self.interpolation == "integer"
-        if (
-            steps.shape != shape
-            or not np.all((steps >= 0) & (steps <= self.max_delay))
-            or (whole and np.any(steps != np.round(steps)))
-        ):
-            kind = "whole steps" if whole else "steps"
-            raise ValueError(
-                f"`steps` must be of shape {shape}, {kind} from 0 to "
-                f"{self.max_delay}. Received: steps={steps!r}"
-            )
-        self._delays.assign(steps / UNIT)
 
     def _delay_loss(self, stored):
         """The regularizer of the weight: in steps, clipped as they are read."""
@@ -350,10 +321,36 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
             outputs = delay_taps.dense_sum(x, self.dense_kernel())
         else:
             outputs = delay_taps.tapped_sum(x, *self._taps(), self.max_delay)
+        if self._probe is not None:
+            outputs = outputs + delay_taps.fft_sum(x, self._probe.kernel)
+            self._probe.seen.append(
+                delay_taps.autocorrelation(x, self.max_delay)
+            )
         line = x[:, -self.max_delay :]
         self._carry([line])
         outputs = self._finish(outputs)
         return (outputs, line) if self.return_state else outputs
+
+    @contextlib.contextmanager
+    def probing(self, kernel: Any) -> Iterator[list[Any]]:
+        """Within it, calls add the sum of a dense kernel over every delay.
+
+        A kernel of zeros changes nothing, and the gradient with respect to it
+        tells at which delay a tap would help.
+
+        Args:
+            kernel: `(max_delay + 1, channels)`.
+
+        Yields:
+            A list to which each call adds the autocorrelation of its input,
+            of the kernel's shape.
+        """
+        # In an object of its own: Keras would copy a bare list.
+        self._probe = _Probe(kernel)
+        try:
+            yield self._probe.seen
+        finally:
+            self._probe = None
 
     def _cast(self, x):
         """What the compute dtype leaves of `x`, for sums in float32."""
@@ -402,29 +399,6 @@ class DelayConv1D(CarriedState, keras.layers.Layer):
     def compute_mask(self, inputs, mask=None):
         mask = mask[0] if isinstance(mask, list) else mask
         return [mask, None] if self.return_state else mask
-
-    def _named_weights(self):
-        if not self.built:
-            return {}
-        weights = (self.kernel, self._delays, self._width, self.bias)
-        return {w.name: w for w in weights if w is not None}
-
-    # By name: Keras stores by position, trainable weights first, and which
-    # weights are trainable depends on the interpolation.
-    def save_own_variables(self, store):
-        for name, weight in self._named_weights().items():
-            store[name] = ops.convert_to_numpy(weight)
-
-    def load_own_variables(self, store):
-        weights = self._named_weights()
-        if set(store.keys()) != set(weights):
-            raise ValueError(
-                f"Layer '{self.name}' ({type(self).__name__}) has weights "
-                f"{sorted(weights)}, so the file must hold just these. "
-                f"Received: names={sorted(store.keys())}"
-            )
-        for name, weight in weights.items():
-            weight.assign(store[name])
 
     def get_config(self):
         config = constructor_arguments(

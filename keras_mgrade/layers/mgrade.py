@@ -140,7 +140,7 @@ class MGrade(HasState, keras.layers.Layer):
             "kernel_size", kernel_size
         )
         self.max_delay = validation.positive_integer("max_delay", max_delay)
-        self.interpolation = validation.one_of(
+        self._interpolation = validation.one_of(
             "interpolation", interpolation, ("linear", "integer", "gaussian")
         )
         self.expansion = validation.positive_integer("expansion", expansion)
@@ -218,7 +218,7 @@ class MGrade(HasState, keras.layers.Layer):
             self.convolution = DelayConv1D(
                 self.kernel_size,
                 self.max_delay,
-                interpolation=self.interpolation,
+                interpolation=self._interpolation,
                 use_bias=False,
                 depthwise_initializer=self.depthwise_initializer,
                 delay_initializer=self.delay_initializer,
@@ -436,6 +436,19 @@ class MGrade(HasState, keras.layers.Layer):
         self._stateful = bool(value)
         for part in self._stateful_parts():
             part.stateful = self._stateful
+
+    @property
+    def interpolation(self) -> str:
+        """How the taps read between steps; `snap_delays` changes it."""
+        if self.convolution is None:
+            return self._interpolation
+        return self.convolution.interpolation
+
+    def snap_delays(self) -> float:
+        """As `DelayConv1D.snap_delays`, for the layer's convolution."""
+        return (
+            0.0 if self.convolution is None else self.convolution.snap_delays()
+        )
 
     def _stateful_parts(self):
         parts = (self.convolution, self.recurrence)

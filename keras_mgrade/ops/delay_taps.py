@@ -61,6 +61,64 @@ def dense_sum(x: Any, kernel: Any) -> Any:
     return ops.depthwise_conv(x, kernel, padding="valid")
 
 
+def fft_sum(x: Any, kernel: Any) -> Any:
+    """`dense_sum` by Fourier transform, for kernels that span many delays.
+
+    It computes in float32 and rounds a little of every step, a NaN wholly,
+    into the others of its row and channel.
+
+    Args:
+        x: The sequence and its past, `(batch, max_delay + time, channels)`.
+        kernel: `(max_delay + 1, channels)`.
+
+    Returns:
+        `(batch, time, channels)`.
+    """
+    history = kernel.shape[0] - 1
+    # A circle no shorter than the sequence: what wraps around falls on the
+    # first `max_delay` steps, which are not part of the result.
+    length, circle = _circle(x, 0)
+    x = ops.rfft(ops.transpose(x, (0, 2, 1)), fft_length=circle)
+    kernel = ops.expand_dims(ops.transpose(kernel, (1, 0)), 0)
+    kernel = ops.rfft(kernel, fft_length=circle)
+    product = (
+        x[0] * kernel[0] - x[1] * kernel[1],
+        x[0] * kernel[1] + x[1] * kernel[0],
+    )
+    y = ops.irfft(product, fft_length=circle)
+    return ops.transpose(y, (0, 2, 1))[:, history:length]
+
+
+def autocorrelation(x: Any, max_delay: int) -> Any:
+    """The mean of `x[t] * x[t - n]` over batch and time, for every delay n.
+
+    Args:
+        x: `(batch, time, channels)`; before and after it are zeros.
+        max_delay: The longest delay, in steps.
+
+    Returns:
+        `(max_delay + 1, channels)`.
+    """
+    length, circle = _circle(x, max_delay)
+    real, imaginary = ops.rfft(ops.transpose(x, (0, 2, 1)), fft_length=circle)
+    power = ops.mean(real * real + imaginary * imaginary, axis=0)
+    sums = ops.irfft((power, ops.zeros_like(power)), fft_length=circle)
+    mean = sums[:, : max_delay + 1] / ops.cast(length, sums.dtype)
+    return ops.transpose(mean, (1, 0))
+
+
+def _circle(x, room):
+    """Length of a sequence, and of a Fourier transform with `room` to spare.
+
+    A power of two is the fastest, where the length is known.
+    """
+    length = x.shape[1] or ops.shape(x)[1]
+    circle = length + room
+    if isinstance(circle, int):
+        circle = 1 << (circle - 1).bit_length()
+    return length, circle
+
+
 def between_steps(kernel: Any, delays: Any, max_delay: int) -> tuple[Any, Any]:
     """Delays between whole steps, by linear interpolation.
 

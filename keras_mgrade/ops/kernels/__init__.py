@@ -5,6 +5,7 @@ import keras
 if keras.backend.backend() == "tensorflow":
     from keras_mgrade.ops.kernels.tensorflow import (
         compile_call,
+        compile_gradient,
         compile_loop,
         linear_recurrence,
         tapped_sum,
@@ -12,6 +13,7 @@ if keras.backend.backend() == "tensorflow":
 elif keras.backend.backend() == "jax":
     from keras_mgrade.ops.kernels.jax import (
         compile_call,
+        compile_gradient,
         compile_loop,
         linear_recurrence,
         tapped_sum,
@@ -19,6 +21,7 @@ elif keras.backend.backend() == "jax":
 elif keras.backend.backend() == "torch":
     from keras_mgrade.ops.kernels.torch import (
         compile_call,
+        compile_gradient,
         compile_loop,
         linear_recurrence,
         tapped_sum,
@@ -32,6 +35,7 @@ else:
 
 __all__ = [
     "compile_call",
+    "compile_gradient",
     "compile_loop",
     "linear_recurrence",
     "tapped_sum",

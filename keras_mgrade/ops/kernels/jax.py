@@ -172,3 +172,11 @@ def compile_loop(model, count):
         )
 
     return compiled
+
+
+def compile_gradient(function):
+    """Compiled `(leaves, *rest) -> (gradients, seen)`.
+
+    `function(leaves, *rest)` gives a scalar and what else it has seen.
+    """
+    return jax.jit(jax.grad(function, has_aux=True))

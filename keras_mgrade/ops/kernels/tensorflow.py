@@ -211,3 +211,21 @@ def compile_loop(model, count):
         return outputs, states
 
     return call
+
+
+def compile_gradient(function):
+    """Compiled `(leaves, *rest) -> (gradients, seen)`.
+
+    `function(leaves, *rest)` gives a scalar and what else it has seen.
+    """
+
+    @tf.function(reduce_retracing=True)
+    def gradients(leaves, *rest):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(leaves)
+            y, seen = function(leaves, *rest)
+        zeros = tf.UnconnectedGradients.ZERO
+        found = tape.gradient(y, leaves, unconnected_gradients=zeros)
+        return found, seen
+
+    return gradients

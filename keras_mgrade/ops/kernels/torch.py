@@ -189,3 +189,24 @@ def compile_loop(model, count):
         return outputs, list(states)
 
     return loop
+
+
+def compile_gradient(function):
+    """`(leaves, *rest) -> (gradients, seen)`.
+
+    `function(leaves, *rest)` gives a scalar and what else it has seen.
+    """
+
+    def gradients(leaves, *rest):
+        leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+        # Dropout advances PyTorch's own generator, shuffling draws from it.
+        with torch.random.fork_rng():
+            y, seen = function(leaves, *rest)
+        found = torch.autograd.grad(y, leaves, allow_unused=True)
+        found = [
+            torch.zeros_like(leaf) if gradient is None else gradient
+            for leaf, gradient in zip(leaves, found, strict=True)
+        ]
+        return found, seen
+
+    return gradients

@@ -1,0 +1,5 @@
+"""Taps that jump to the delays where the loss wants them."""
+
+from keras_mgrade.regrowth.regrow import Regrowth, regrow_delays
+
+__all__ = ["Regrowth", "regrow_delays"]

@@ -1,0 +1,64 @@
+"""The pictures show what the layers hold."""
+
+import keras
+import numpy as np
+import pytest
+from matplotlib import pyplot
+
+from control import array, data
+from keras_mgrade import DelayConv1D, MGrade, MinGRU, plotting
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    pyplot.close("all")
+
+
+@pytest.fixture
+def model():
+    layers = [MGrade(4, 3, 16), DelayConv1D(2, 8), MinGRU(5)]
+    return keras.Sequential([keras.Input((None, 3)), *layers])
+
+
+def test_delays(model):
+    _, taps, _ = model.layers
+    taps.kernel.assign([[0.0, 1.0, 2.0, -4.0], [1.0, 1.0, 0.0, 1.0]])
+    taps.set_delays([[0, 1, 2, 3], [8, 7, 6.5, 5]])
+    figure = plotting.delays(model)
+    assert [ax.get_title() for ax in figure.axes] == [
+        model.layers[0].convolution.path,
+        taps.path,
+    ]
+    (dots,) = figure.axes[1].collections
+    # Where a weight is zero there is no tap.
+    np.testing.assert_array_equal(
+        dots.get_offsets(), [[1, 1], [2, 2], [3, 3], [8, 0], [7, 1], [5, 3]]
+    )
+    assert np.argmax(dots.get_sizes()) == 2
+
+
+def test_kernels(model):
+    figure = plotting.kernels(model.layers[1])
+    (image,) = figure.axes[0].images
+    dense = array(model.layers[1].dense_kernel())
+    np.testing.assert_array_equal(image.get_array(), dense.T)
+
+
+@pytest.mark.parametrize("with_data", [False, True])
+def test_time_constants(model, with_data, rng):
+    x = data(rng) if with_data else None
+    figure = plotting.time_constants(model, x)
+    bars = [sum(p.get_height() for p in ax.patches) for ax in figure.axes]
+    assert bars == [4, 5]
+    # The layer is as it was.
+    assert "gates" not in vars(model.layers[2].cell)
+    axes = pyplot.figure().subplots(2)
+    assert plotting.time_constants(model, axes=axes) is axes[0].figure
+
+
+def test_what_cannot_be_drawn_is_refused(model):
+    with pytest.raises(ValueError, match="MinGRU layer.*Received: model="):
+        plotting.time_constants(model.layers[1])
+    with pytest.raises(ValueError, match="2 axes.*Received: len"):
+        plotting.delays(model, axes=pyplot.figure().subplots(3))
