@@ -28,6 +28,8 @@ class Settings:
         units: Channels of each of the two mGRADE blocks.
         kernel_size: Taps a channel.
         max_delay: Longest delay, in samples (1.28 s at 50 Hz).
+        interpolation: How taps read between samples.
+        regrow: Whether taps jump to where the loss wants them.
         stretch: Length of a training example, in samples; longer than a
             window, so that the model learns to run on.
         settle: Samples of a stretch before its answers count.
@@ -43,6 +45,8 @@ class Settings:
     units: int = 32
     kernel_size: int = 8
     max_delay: int = 64
+    interpolation: str = "linear"
+    regrow: bool = False
     stretch: int = 256
     settle: int = 32
     batch_size: int = 32
@@ -77,6 +81,7 @@ def make_model(settings):
         "units": settings.units,
         "kernel_size": settings.kernel_size,
         "max_delay": settings.max_delay,
+        "interpolation": settings.interpolation,
         "dropout": settings.dropout,
     }
     return keras.Sequential(
@@ -156,7 +161,7 @@ def rotations(vectors):
     return np.eye(3) + turned
 
 
-def train(recordings, settings, seed=0, epochs=10):
+def train(recordings, settings, seed=0, epochs=10, verbose="auto"):
     """Returns a model trained on raw `recordings`, with a progress bar."""
     keras.utils.set_random_seed(seed)
     model = make_model(settings)
@@ -181,7 +186,12 @@ def train(recordings, settings, seed=0, epochs=10):
         ],
     )
     batches = Stretches(recordings, settings, settings.steps // epochs, seed)
-    model.fit(batches, epochs=epochs)
+    callbacks = []
+    if settings.regrow:
+        # Stretches of its own: those of the training stay as they would be.
+        probes = Stretches(recordings, settings, 64, seed + 1000)
+        callbacks.append(keras_mgrade.callbacks.RegrowDelays(probes))
+    model.fit(batches, epochs=epochs, verbose=verbose, callbacks=callbacks)
     return with_front_end(model, settings)
 
 

@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 
 import hapt
+import keras_mgrade
 
 matplotlib.use("Agg")
 
@@ -27,7 +28,9 @@ def draw(path, model, recording, runs):
     axis = figure.add_subplot(grid[0, :])
     _draw_answers(axis, recording, runs)
     for column, block in enumerate(blocks):
-        _draw_delays(figure.add_subplot(grid[1, column]), block)
+        axis = figure.add_subplot(grid[1, column])
+        keras_mgrade.plotting.delays(block, axes=axis)
+        axis.set_title(f"{block.name}: taps, area by weight")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -62,17 +65,3 @@ def _draw_answers(axis, recording, runs):
     axis.legend(
         loc="lower right", bbox_to_anchor=(1, 1), ncols=3, markerscale=4
     )
-
-
-def _draw_delays(axis, block):
-    layer = block.convolution
-    delays = layer.delays
-    kernel = np.abs(np.asarray(layer.get_weights()[0]))
-    channels = np.broadcast_to(np.arange(delays.shape[1]), delays.shape)
-    axis.scatter(
-        delays, channels, s=60 * kernel / kernel.max(), color=COLOURS(0)
-    )
-    axis.set_xlim(-1, layer.max_delay + 1)
-    axis.set_xlabel("learned delay (steps)")
-    axis.set_ylabel("channel")
-    axis.set_title(f"{block.name}: taps, area by weight")

@@ -8,6 +8,7 @@ from keras import layers, ops
 import keras_mgrade
 from control import array
 from keras_mgrade import DelayConv1D, MGrade, MinGRU, callbacks
+from keras_mgrade.callbacks.batches import endless
 from keras_mgrade.ops import delay_taps
 from keras_mgrade.regrowth import Regrowth, placement
 from keras_mgrade.regrowth.probe import Probe
@@ -357,8 +358,7 @@ def test_classes_may_have_weights(rng):
         model.add(layers.GlobalAveragePooling1D())
         model.add(layers.Dense(2, activation="softmax"))
         model.compile("sgd", "sparse_categorical_crossentropy")
-        regrow = callbacks.RegrowDelays((x, y), class_weight=weights)
-        batches = callbacks._endless(regrow)
+        batches = endless((x, y), 30, weights, seed=0)
         ((gradient, _),) = Probe(model, [layer])([next(batches)])
         gradients.append(gradient)
     assert np.abs(gradients[0] - gradients[1]).max() > 1e-4
@@ -481,7 +481,7 @@ def test_what_cannot_regrow_is_refused(rng):
         with pytest.raises(ValueError, match="`model` must.*Received: model="):
             keras_mgrade.regrow_delays(model, (x, y), lambda a, b: a - b)
     for arguments, name in (
-        ({"moves": 0}, "moves"),
+        ({"moves": -1}, "moves"),
         ({"until": 1.5}, "until"),
         ({"probe_batches": 0}, "probe_batches"),
         ({"batch_size": 2.5}, "batch_size"),

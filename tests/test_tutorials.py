@@ -17,11 +17,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run_fast(script):
+def run_fast(script, *arguments):
     """What a tutorial prints with `--fast`."""
     environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
     done = subprocess.run(
-        [sys.executable, EXAMPLES / script, "--fast"],
+        [sys.executable, EXAMPLES / script, "--fast", *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -64,3 +64,21 @@ def test_replace_a_gru():
     assert counts[1] == 2 * 64 * 7 + head
     assert counts[3] == 2 * 64 * 7 + 2 * 64 * 65 + head
     assert counts[0] > 10 * counts[1] and counts[2] > 4 * counts[3]
+
+
+def test_what_delays_learn(tmp_path):
+    printed = run_fast("what_delays_learn.py", "--output", tmp_path)
+    rows = re.findall(
+        r"^  (by gradient|with regrowth) +([\d.]+%?) +([\d.]+)", printed, re.M
+    )
+    ways = ["by gradient", "with regrowth"]
+    assert [way for way, *_ in rows] == 2 * ways
+    found = [int(row[1]) for row in rows[:2]]
+    assert found[0] < 16 and found[1] >= 30
+    for _, accuracy, values in rows[2:]:
+        # Six activities: by chance a sixth.
+        assert float(accuracy.rstrip("%")) > 40
+        # Six raw channels and 32 more, of at most 64 steps each.
+        assert 0 < float(values) <= 38 * 64
+    picture = tmp_path / "what_delays_learn.png"
+    assert picture.stat().st_size > 10_000

@@ -102,6 +102,22 @@ def regrowing_layers(model: keras.Model) -> list[DelayConv1D]:
 _KEPT = weakref.WeakKeyDictionary()
 
 
+def kept_regrowth(model: keras.Model, loss: Any, optimizer: Any) -> Regrowth:
+    """The `Regrowth` of the last call with the same arguments, if any.
+
+    A compiled probe is worth keeping, from one `fit` to the next as well.
+    """
+    layers = tuple(map(id, regrowing_layers(model)))
+    # A model that is compiled anew has another loss.
+    compiled = id(getattr(model, "_compile_loss", None))
+    key = (id(loss), id(optimizer), compiled, layers)
+    if model not in _KEPT or _KEPT[model][0] != key:
+        # The objects live on with their ids, which else may be used again.
+        made = Regrowth(model, loss, optimizer)
+        _KEPT[model] = key, made, getattr(model, "_compile_loss", None)
+    return _KEPT[model][1]
+
+
 def regrow_delays(
     model: keras.Model,
     data: Any,
@@ -155,10 +171,5 @@ def regrow_delays(
         2024](https://arxiv.org/abs/2407.18917)
     """
     batches = data if isinstance(data, list) else [data]
-    key = (id(loss), id(optimizer), tuple(map(id, regrowing_layers(model))))
-    kept = _KEPT.get(model)
-    if kept is None or kept[0] != key:
-        # The objects are kept with their ids, which otherwise may be reused.
-        kept = _KEPT[model] = (key, Regrowth(model, loss, optimizer))
-    moved, _ = kept[1].move(batches)
+    moved, _ = kept_regrowth(model, loss, optimizer).move(batches)
     return moved
