@@ -16,7 +16,6 @@ import itertools
 import json
 import os
 import pathlib
-import platform
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT.parent / "examples"))
 
-import keras  # noqa: E402
+import machine  # noqa: E402
 import numpy as np  # noqa: E402
 
 import activity  # noqa: E402
@@ -184,9 +183,7 @@ def main():
         path,
         {
             "settings": vars(settings),
-            "backend": keras.backend.backend(),
-            "keras": keras.__version__,
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            **machine.description(),
         },
     )
     if held_out:

@@ -20,6 +20,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras  # noqa: E402
+import machine  # noqa: E402
 import numpy as np  # noqa: E402
 import scipy.signal  # noqa: E402
 
@@ -142,18 +143,21 @@ def main(options):
     names = [options.only] if options.only else list(cells)
     methods = [m for m in METHODS if not options.method or options.method in m]
     path = RESULTS / "planted_delays.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = {**machine.description(), "cells": {}}
+    if path.exists():
+        results = json.loads(path.read_text())
     for name in names:
         for cell in cells[name]:
             delays, taps, span, rate, steps, colour = cell
             key = f"{name} {delays}/{taps} D{span} {rate:g} {steps}"
             for method in methods:
-                if method in results.get(key, {}) and not options.again:
+                done = results["cells"].setdefault(key, {})
+                if method in done and not options.again:
                     continue
                 begun = time.perf_counter()
                 left = run(method, *cell)
                 found = int((left <= 0.02).sum())
-                results.setdefault(key, {})[method] = {
+                done[method] = {
                     "found": found,
                     "of": SEEDS,
                     "left": [round(float(v), 5) for v in left],

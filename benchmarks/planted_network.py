@@ -21,6 +21,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras  # noqa: E402
+import machine  # noqa: E402
 import numpy as np  # noqa: E402
 
 from keras_mgrade import DelayConv1D, callbacks  # noqa: E402
@@ -105,10 +106,13 @@ def run(method, rate, seed):
 
 
 def main(options):
-    results = json.loads(PATH.read_text()) if PATH.exists() else {}
+    results = {**machine.description(), "left": {}}
+    if PATH.exists():
+        results = json.loads(PATH.read_text())
     runs = [(r, s, m) for r in RATES for s in SEEDS for m in METHODS]
     for number, (rate, seed, method) in enumerate(runs, 1):
-        of_rate = results.setdefault(method, {}).setdefault(f"{rate:g}", {})
+        of_method = results["left"].setdefault(method, {})
+        of_rate = of_method.setdefault(f"{rate:g}", {})
         if str(seed) in of_rate:
             continue
         begun = time.perf_counter()
@@ -120,7 +124,7 @@ def main(options):
             flush=True,
         )
         PATH.write_text(json.dumps(results, indent=1) + "\n")
-    table(results)
+    table(results["left"])
 
 
 def table(results):
