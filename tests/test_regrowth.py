@@ -502,3 +502,61 @@ def test_a_line_at_the_end_says_what_it_found_and_cost(rng, capsys):
     line = capsys.readouterr().out
     assert line.startswith("RegrowDelays: 2 probes, ")
     assert "of the channels settled" in line and "% of the training" in line
+
+
+def test_sample_weights_with_a_loss_of_ones_own(rng):
+    x, y, _ = planted(rng, 2)
+    model = taps_model()
+    weights = np.zeros((len(x), 1), "float32")
+    weights[:3] = 1
+    loss = keras.losses.MeanSquaredError()
+    probe = Probe(model, model.layers, loss)
+    ((weighted, _),) = probe([(x, y, weights)])
+    ((alone, _),) = probe([(x[:3], y[:3])])
+    # The mean is over all samples, those of weight zero among them.
+    assert_close(weighted * len(x) / 3, alone, FOURIER)
+    with pytest.raises(ValueError, match="sample weights.*Received: loss="):
+        keras_mgrade.regrow_delays(
+            model, (x, y, weights), lambda a, b: (a - b) ** 2
+        )
+
+
+def test_a_probe_of_a_layer_that_has_snapped_since(rng):
+    """It moves the taps that a layer made with whole taps would move."""
+    x, y, _ = planted(rng, 2)
+    model, loss = taps_model("linear"), keras.losses.MeanSquaredError()
+    keras_mgrade.regrow_delays(model, (x, y), loss)
+    model.layers[0].snap_delays()
+    weights = model.get_weights()
+    moved = keras_mgrade.regrow_delays(model, (x, y), loss)
+    fresh = taps_model("integer")
+    fresh.set_weights(weights)
+    wanted = keras_mgrade.regrow_delays(fresh, (x, y), loss)
+    np.testing.assert_array_equal(*moved.values(), *wanted.values())
+    for ours, theirs in zip(model.weights, fresh.weights, strict=True):
+        np.testing.assert_array_equal(array(ours), array(theirs))
+
+
+def test_widths_narrow_by_equal_factors_and_then_stay(rng):
+    x, y, _ = planted(rng, 2)
+    model = taps_model("gaussian")
+    layer = model.layers[0]
+    layer.set_widths(np.full((4, 6), 4.0))
+    seen = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append(layer.widths.max())
+    )
+    model.compile("sgd", "mse")
+    anneal = callbacks.AnnealWidth(0.25, until=0.5)
+    model.fit(x, y, 8, 8, verbose=0, callbacks=[anneal, watch])
+    np.testing.assert_allclose(seen, [2, 1, 0.5] + 5 * [0.25], rtol=1e-5)
+    with pytest.raises(ValueError, match="`end`.*Received: end=0"):
+        callbacks.AnnealWidth(0)
+    with pytest.raises(ValueError, match="at least 0.1. Received: steps="):
+        layer.set_widths(np.zeros((4, 6)))
+    whole = taps_model()
+    whole.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="`model` must.*Received: model="):
+        whole.fit(x, y, verbose=0, callbacks=[callbacks.AnnealWidth()])
+    with pytest.raises(ValueError, match="Received: interpolation='integer'"):
+        whole.layers[0].set_widths(np.ones((4, 6)))

@@ -3,6 +3,7 @@
 from keras_mgrade import validation
 from keras_mgrade.callbacks.scheduled import Scheduled
 from keras_mgrade.layers import DelayConv1D
+from keras_mgrade.layers.tap_weights import NARROWEST
 
 
 class AnnealWidth(Scheduled):
@@ -50,7 +51,7 @@ class AnnealWidth(Scheduled):
         total_steps: int | None = None,
     ):
         super().__init__(total_steps)
-        self.end = end
+        self.end = validation.number("end", end, NARROWEST)
         self.until = validation.share("until", until)
 
     def begin(self, total):

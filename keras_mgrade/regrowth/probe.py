@@ -119,10 +119,21 @@ class Probe:
             if self.loss is None:
                 loss = model.compute_loss(x, y, y_pred, sample_weight)
             else:
-                loss = ops.mean(self.loss(y, y_pred))
+                loss = self._own_loss(y, y_pred, sample_weight)
                 loss = loss + sum(model.losses)
             # A layer that is called twice has seen two inputs.
             return ops.cast(loss, "float32") * scale, [sum(s) for s in seen]
+
+    def _own_loss(self, y, y_pred, sample_weight):
+        if isinstance(self.loss, keras.losses.Loss):
+            return self.loss(y, y_pred, sample_weight=sample_weight)
+        if sample_weight is not None:
+            raise ValueError(
+                "`loss` must be a keras.losses.Loss where `data` has sample "
+                f"weights; a function cannot take them. "
+                f"Received: loss={self.loss!r}"
+            )
+        return ops.mean(self.loss(y, y_pred))
 
 
 def _as_tensor(x):

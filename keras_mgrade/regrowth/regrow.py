@@ -107,7 +107,9 @@ def kept_regrowth(model: keras.Model, loss: Any, optimizer: Any) -> Regrowth:
 
     A compiled probe is worth keeping, from one `fit` to the next as well.
     """
-    layers = tuple(map(id, regrowing_layers(model)))
+    layers = tuple(
+        (id(layer), layer.interpolation) for layer in regrowing_layers(model)
+    )
     # A model that is compiled anew has another loss.
     compiled = id(getattr(model, "_compile_loss", None))
     key = (id(loss), id(optimizer), compiled, layers)
@@ -151,8 +153,10 @@ def regrow_delays(
             count) of integer or linear taps; frozen layers are left alone.
         data: One batch `(x, y)` or `(x, y, sample_weight)`, or a list of
             batches.
-        loss: `loss(y, y_pred)`. Defaults to `None`, the loss that the model
-            was compiled with.
+        loss: A Keras loss, or a function `loss(y, y_pred)` of data without
+            sample weights. Give the same object at each call: its compiled
+            probe is kept. Defaults to `None`, the loss that the model was
+            compiled with.
         optimizer: A Keras optimiser whose moments of the moved taps restart.
             Defaults to `None`: restart them yourself, where the returned
             arrays are true.
