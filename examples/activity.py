@@ -75,14 +75,18 @@ def front_end(samples, settings):
     return share * ((1 - TURNS) * GAIN) + turns
 
 
-def make_model(settings):
-    """Output of `front_end` in, at every step the logits of six activities."""
+def make_model(settings, **changes):
+    """Output of `front_end` in, at every step the logits of six activities.
+
+    `changes` are arguments of `MGrade` that differ.
+    """
     block = {
         "units": settings.units,
         "kernel_size": settings.kernel_size,
         "max_delay": settings.max_delay,
         "interpolation": settings.interpolation,
         "dropout": settings.dropout,
+        **changes,
     }
     return keras.Sequential(
         [
@@ -161,17 +165,27 @@ def rotations(vectors):
     return np.eye(3) + turned
 
 
-def train(recordings, settings, seed=0, epochs=10, verbose="auto"):
-    """Returns a model trained on raw `recordings`, with a progress bar."""
-    keras.utils.set_random_seed(seed)
-    model = make_model(settings)
-    # Once over all samples: nothing in the front end is trained.
-    recordings = [
+def through_front_end(recordings, settings):
+    """Once over all samples: nothing in the front end is trained."""
+    return [
         dataclasses.replace(
             r, signal=ops.convert_to_numpy(front_end(r.signal, settings))
         )
         for r in recordings
     ]
+
+
+def fit(
+    model,
+    recordings,
+    settings,
+    seed=0,
+    epochs=10,
+    verbose="auto",
+    optimizer=keras.optimizers.Adam,
+    extra=(),
+):
+    """Trains the output of `make_model` on that of `through_front_end`."""
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0,
         settings.steps,
@@ -179,19 +193,27 @@ def train(recordings, settings, seed=0, epochs=10, verbose="auto"):
         warmup_steps=settings.steps // 20,
     )
     model.compile(
-        keras.optimizers.Adam(schedule, global_clipnorm=1.0),
+        optimizer(schedule, global_clipnorm=1.0),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         weighted_metrics=[
             keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         ],
     )
     batches = Stretches(recordings, settings, settings.steps // epochs, seed)
-    callbacks = []
+    callbacks = list(extra)
     if settings.regrow:
         # Stretches of its own: those of the training stay as they would be.
         probes = Stretches(recordings, settings, 64, seed + 1000)
         callbacks.append(keras_mgrade.callbacks.RegrowDelays(probes))
     model.fit(batches, epochs=epochs, verbose=verbose, callbacks=callbacks)
+
+
+def train(recordings, settings, seed=0, epochs=10, verbose="auto"):
+    """Returns a model trained on raw `recordings`, with a progress bar."""
+    keras.utils.set_random_seed(seed)
+    model = make_model(settings)
+    recordings = through_front_end(recordings, settings)
+    fit(model, recordings, settings, seed, epochs, verbose)
     return with_front_end(model, settings)
 
 

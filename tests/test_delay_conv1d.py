@@ -5,7 +5,8 @@ from keras import ops
 
 import reference
 from keras_mgrade import DelayConv1D
-from tolerances import SAME_SUMS, assert_close
+from keras_mgrade.ops import kernels
+from tolerances import FOURIER, SAME_SUMS, assert_close
 
 SPAN = 6
 LENGTH = 11
@@ -141,12 +142,14 @@ def test_receptive_field_is_exactly_the_taps(rng, interpolation):
 
 
 def test_gaussians_do_not_look_ahead(rng):
+    """Bit for bit; on JAX, which takes Fourier transforms, to the rounding."""
     layer, x, _ = layer_and_input(rng, "gaussian", length=25)
     clean = ops.convert_to_numpy(layer(x)[0])
     x[:, 8] += 100
-    moved = ops.convert_to_numpy(layer(x)[0]) != clean
-    assert not moved[:, :8].any()
-    assert not moved[:, 8 + SPAN + 1 :].any()
+    moved = np.abs(ops.convert_to_numpy(layer(x)[0]) - clean)
+    rounding = FOURIER * moved.max() if kernels.DENSE_BY_FFT else 0
+    assert moved[:, :8].max() <= rounding
+    assert moved[:, 8 + SPAN + 1 :].max() <= rounding
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
@@ -157,7 +160,10 @@ def test_dense_kernel_is_the_response_to_an_impulse(rng, interpolation):
     response = ops.convert_to_numpy(layer(impulse)[0])[0]
     kernel = ops.convert_to_numpy(layer.dense_kernel())
     assert_close(response[: SPAN + 1], kernel, SAME_SUMS)
-    assert (response[SPAN + 1 :] == 0).all()
+    rounding = 0
+    if interpolation == "gaussian" and kernels.DENSE_BY_FFT:
+        rounding = FOURIER * np.abs(kernel).max()
+    assert np.abs(response[SPAN + 1 :]).max() <= rounding
 
 
 def test_masked_inputs_read_as_zeros_and_time_moves_on(rng):

@@ -71,10 +71,12 @@ def test_taps_that_are_left_over_rest_at_zero():
 
 @pytest.mark.parametrize("interpolation", ["linear", "gaussian"])
 def test_a_snapped_layer_is_an_integer_layer(interpolation, rng, tmp_path):
+    wide = {"width": 1.5, "train_width": True, "normalize_kernel": True}
+    taps = wide if interpolation == "gaussian" else {}
     model = keras.Sequential(
         [
             keras.Input((None, 3)),
-            MGrade(4, 3, SPAN, interpolation, stateful=False),
+            MGrade(4, 3, SPAN, interpolation, delay_regularizer="l1", **taps),
             DelayConv1D(2, SPAN, interpolation, delay_regularizer="l1"),
             MinGRU(2),
         ]
@@ -88,6 +90,8 @@ def test_a_snapped_layer_is_an_integer_layer(interpolation, rng, tmp_path):
     moved = np.sqrt(np.sum((after - before) ** 2) / np.sum(before**2))
     assert changes["output"] == pytest.approx(moved, rel=1e-4)
     assert block.interpolation == taps.interpolation == "integer"
+    assert (block.width, block.train_width) == (0.8, False)
+    assert not block.normalize_kernel and block.delay_regularizer is None
     assert not model.losses
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")

@@ -63,7 +63,8 @@ class DelayConv1D(TapWeights, CarriedState, keras.layers.Layer):
             between its two neighbours; trained by `fit`. `"integer"`: delays
             are whole steps and stay where they are put. `"gaussian"`: each
             tap reads every step, weighted by a bell of `width` (the paper's
-            kernel). Defaults to `"linear"`.
+            kernel); on JAX by Fourier transforms, whose rounding every step
+            of a sequence shares, a NaN too. Defaults to `"linear"`.
         activation: Activation of the output. Defaults to `None`.
         use_bias: Whether to add a bias. Defaults to `True`.
         depthwise_initializer: Initializer of the kernel. Defaults to
@@ -318,7 +319,7 @@ class DelayConv1D(TapWeights, CarriedState, keras.layers.Layer):
         (line,) = self._states_to_start_from(initial_state, x)
         x = ops.concatenate([line, x], axis=1)
         if self.interpolation == "gaussian":
-            outputs = delay_taps.dense_sum(x, self.dense_kernel())
+            outputs = delay_taps.wide_sum(x, self.dense_kernel())
         else:
             outputs = delay_taps.tapped_sum(x, *self._taps(), self.max_delay)
         if self._probe is not None:

@@ -9,13 +9,21 @@ from keras import ops
 from keras_mgrade import activations, initializers, validation
 from keras_mgrade.layers.carried_state import HasState
 from keras_mgrade.layers.config import constructor_arguments
-from keras_mgrade.layers.delay_conv1d import DelayConv1D
-from keras_mgrade.layers.min_gru import MinGRU
+from keras_mgrade.layers.mgrade_parts import TAPS, MGradeParts
 from keras_mgrade.layers.pointwise import apply_pointwise
+from keras_mgrade.layers.tap_weights import DEFAULT_WIDTH
+
+
+def _of_taps(name, what):
+    def get(layer):
+        # Where snapping changes it.
+        return getattr(layer.convolution, name, layer._taps[name])
+
+    return property(get, doc=f"{what}; `snap_delays` changes it.")
 
 
 @keras.saving.register_keras_serializable("keras_mgrade")
-class MGrade(HasState, keras.layers.Layer):
+class MGrade(MGradeParts, HasState, keras.layers.Layer):
     """mGRADE layer: learned delays for the near past, a minGRU for the far.
 
     `x = encoder(x)`, only where the input has other than `units` channels;
@@ -74,6 +82,13 @@ class MGrade(HasState, keras.layers.Layer):
             `"even"`.
         gate_bias_initializer: Initializer of the gate's bias. Defaults to
             `"uniform_gate"`.
+        delay_regularizer: Regularizer of the delays, in steps, see
+            `regularizers.DelayLength`. Defaults to `None`.
+        width: Standard deviation of a Gaussian tap, in steps. Defaults to
+            `0.8`. This and the next two only for `"gaussian"`.
+        train_width: Whether the widths are trained. Defaults to `False`.
+        normalize_kernel: Whether each Gaussian is scaled to a sum of 1.
+            Defaults to `False`.
         seed: Seed of the dropout. Defaults to `None`.
         return_state: Whether to return the states too. Defaults to `False`.
         stateful: Whether delay line and state are where the next call starts,
@@ -126,6 +141,10 @@ class MGrade(HasState, keras.layers.Layer):
         depthwise_initializer: Any = "lecun_uniform",
         delay_initializer: Any = "even",
         gate_bias_initializer: Any = "uniform_gate",
+        delay_regularizer: Any = None,
+        width: float = DEFAULT_WIDTH,
+        train_width: bool = False,
+        normalize_kernel: bool = False,
         seed: int | None = None,
         return_state: bool = False,
         stateful: bool = False,
@@ -140,9 +159,17 @@ class MGrade(HasState, keras.layers.Layer):
             "kernel_size", kernel_size
         )
         self.max_delay = validation.positive_integer("max_delay", max_delay)
-        self._interpolation = validation.one_of(
-            "interpolation", interpolation, ("linear", "integer", "gaussian")
-        )
+        self._taps = {
+            "interpolation": validation.one_of(
+                "interpolation",
+                interpolation,
+                ("linear", "integer", "gaussian"),
+            ),
+            "delay_regularizer": keras.regularizers.get(delay_regularizer),
+            "width": width,
+            "train_width": train_width,
+            "normalize_kernel": normalize_kernel,
+        }
         self.expansion = validation.positive_integer("expansion", expansion)
         self.activation = activations.get(activation, "activation")
         self.normalization = validation.one_of(
@@ -187,152 +214,6 @@ class MGrade(HasState, keras.layers.Layer):
         self._make_convolution()
         self._make_recurrence()
         self._make_mlp()
-
-    def _check_switches(self):
-        needs = {
-            "convolution_on_input": ("use_convolution",),
-            "convolution_norm": ("use_convolution", "normalization"),
-            "recurrence_norm": ("use_recurrence", "normalization"),
-            "recurrence_dense": ("use_recurrence",),
-        }
-        if self.normalization == "batch":
-            # Elsewhere it would stand alone on the device, in front of a sum.
-            needs["recurrence_norm"] += ("recurrence_dense",)
-        for name, required in needs.items():
-            for other in required:
-                if getattr(self, name) and not getattr(self, other):
-                    raise ValueError(
-                        f"`{name}` needs `{other}`. Received: {name}=True, "
-                        f"{other}={getattr(self, other)}"
-                    )
-        if not (self.use_convolution or self.use_recurrence):
-            raise ValueError(
-                "An MGrade layer needs its convolution, its recurrence or "
-                "both. Received: use_convolution=False, use_recurrence=False"
-            )
-
-    def _make_convolution(self):
-        self.encoder = None  # Made by `build`, where the widths differ.
-        self.convolution = self.convolution_normalization = None
-        if self.use_convolution:
-            self.convolution = DelayConv1D(
-                self.kernel_size,
-                self.max_delay,
-                interpolation=self._interpolation,
-                use_bias=False,
-                depthwise_initializer=self.depthwise_initializer,
-                delay_initializer=self.delay_initializer,
-                return_state=True,
-                stateful=self.stateful,
-                **self._shared(),
-                name="convolution",
-            )
-            self.convolution_normalization = self._norm(
-                "convolution_normalization",
-                self.convolution_norm or self.normalization == "batch",
-            )
-
-    def _make_recurrence(self):
-        self.recurrence = self.recurrence_output = None
-        self.recurrence_dropout = self.recurrence_projection = None
-        self.recurrence_normalization = None
-        if not self.use_recurrence:
-            return
-        self.recurrence = MinGRU(
-            self.units,
-            activation=self.candidate_activation,
-            recurrent_activation=self.recurrent_activation,
-            kernel_initializer=initializers.clone(
-                self.kernel_initializer, part=0
-            ),
-            gate_bias_initializer=self.gate_bias_initializer,
-            return_sequences=True,
-            return_state=True,
-            stateful=self.stateful,
-            **self._shared(),
-            name="recurrence",
-        )
-        if self.output_activation is not keras.activations.linear:
-            self.recurrence_output = keras.layers.Activation(
-                self.output_activation,
-                **self._shared(),
-                name="recurrence_output",
-            )
-        if self.dropout:
-            self.recurrence_dropout = keras.layers.Dropout(
-                self.dropout,
-                seed=self.seed,
-                **self._shared(),
-                name="recurrence_dropout",
-            )
-        if self.recurrence_dense:
-            self.recurrence_projection = self._dense(
-                "recurrence_projection", self.units, part=2
-            )
-        self.recurrence_normalization = self._norm(
-            "recurrence_normalization", self.recurrence_norm
-        )
-
-    def _make_mlp(self):
-        self.mlp_normalization = self._norm("mlp_normalization")
-        self.mlp_expansion = self._dense(
-            "mlp_expansion", self.expansion * self.units, self.activation
-        )
-        self.mlp_projection = self._dense("mlp_projection", self.units, part=3)
-        self.output_normalization = self._norm(
-            "output_normalization", self.normalization != "batch"
-        )
-
-    def _norm(self, name, wanted=True):
-        if not wanted or self.normalization is None:
-            return None
-        if self.normalization == "batch":
-            return keras.layers.BatchNormalization(**self._shared(), name=name)
-        return keras.layers.LayerNormalization(**self._shared(), name=name)
-
-    def _shared(self):
-        return {"dtype": self.dtype_policy, "trainable": self.trainable}
-
-    def _dense(self, name, width, activation=None, part=1):
-        dense = keras.layers.Dense(
-            width,
-            activation=activation,
-            kernel_initializer=initializers.clone(
-                self.kernel_initializer, part
-            ),
-            **self._shared(),
-            name=name,
-        )
-        # `model.quantize` goes to the parts: they refuse as the layer does.
-        dense.quantize = self.quantize
-        return dense
-
-    def build(self, input_shape):
-        channels = input_shape[-1]
-        if channels is None:
-            raise ValueError(
-                "MGrade needs to know its number of input channels. "
-                f"Received: input_shape={tuple(input_shape)}"
-            )
-        self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: channels})
-        if channels != self.units:
-            self.encoder = self._dense("encoder", self.units, part=4)
-
-        on_input = channels if self.convolution_on_input else self.units
-        for part, width in (
-            (self.encoder, channels),
-            (self.convolution, on_input),
-            (self.convolution_normalization, on_input),
-            (self.recurrence, self.units),
-            (self.recurrence_projection, self.units),
-            (self.recurrence_normalization, self.units),
-            (self.mlp_normalization, self.units),
-            (self.mlp_expansion, self.units),
-            (self.mlp_projection, self.expansion * self.units),
-            (self.output_normalization, self.units),
-        ):
-            if part is not None:
-                part.build((*input_shape[:-1], width))
 
     def compose(self, x: Any, apply: Callable[[Any, Any], Any]) -> Any:
         """The layer's data flow, defined once.
@@ -437,12 +318,13 @@ class MGrade(HasState, keras.layers.Layer):
         for part in self._stateful_parts():
             part.stateful = self._stateful
 
-    @property
-    def interpolation(self) -> str:
-        """How the taps read between steps; `snap_delays` changes it."""
-        if self.convolution is None:
-            return self._interpolation
-        return self.convolution.interpolation
+    interpolation = _of_taps("interpolation", "How taps read between steps")
+    delay_regularizer = _of_taps("delay_regularizer", "What a delay costs")
+    width = _of_taps("width", "Standard deviation of Gaussian taps, in steps")
+    train_width = _of_taps("train_width", "Whether the widths are trained")
+    normalize_kernel = _of_taps(
+        "normalize_kernel", "Whether each Gaussian has a sum of 1"
+    )
 
     def snap_delays(self) -> float:
         """As `DelayConv1D.snap_delays`, for the layer's convolution."""
@@ -525,7 +407,6 @@ class MGrade(HasState, keras.layers.Layer):
             "units",
             "kernel_size",
             "max_delay",
-            "interpolation",
             "expansion",
             "activation",
             "normalization",
@@ -543,6 +424,7 @@ class MGrade(HasState, keras.layers.Layer):
             "depthwise_initializer",
             "delay_initializer",
             "gate_bias_initializer",
+            *TAPS,
             "seed",
             "return_state",
             "stateful",

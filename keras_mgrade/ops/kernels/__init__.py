@@ -4,6 +4,7 @@ import keras
 
 if keras.backend.backend() == "tensorflow":
     from keras_mgrade.ops.kernels.tensorflow import (
+        DENSE_BY_FFT,
         compile_call,
         compile_gradient,
         compile_loop,
@@ -12,6 +13,7 @@ if keras.backend.backend() == "tensorflow":
     )
 elif keras.backend.backend() == "jax":
     from keras_mgrade.ops.kernels.jax import (
+        DENSE_BY_FFT,
         compile_call,
         compile_gradient,
         compile_loop,
@@ -20,6 +22,7 @@ elif keras.backend.backend() == "jax":
     )
 elif keras.backend.backend() == "torch":
     from keras_mgrade.ops.kernels.torch import (
+        DENSE_BY_FFT,
         compile_call,
         compile_gradient,
         compile_loop,
@@ -34,6 +37,7 @@ else:
     )
 
 __all__ = [
+    "DENSE_BY_FFT",
     "compile_call",
     "compile_gradient",
     "compile_loop",

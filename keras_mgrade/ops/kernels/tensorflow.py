@@ -6,6 +6,10 @@ import tensorflow as tf
 # short, short enough that a graph stays small.
 BLOCK = 32
 
+# Up to some hundred steps its depthwise convolution keeps up with Fourier
+# transforms.
+DENSE_BY_FFT = False
+
 
 def linear_recurrence(a, b, initial_state, reverse):
     """`h[t] = a[t] * h[t-1] + b[t]` along axis 1: (states, last state)."""

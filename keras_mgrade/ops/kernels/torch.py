@@ -8,6 +8,9 @@ import torch
 # Up to here one plain loop is as fast as two loops over blocks.
 SHORT = 32
 
+# Its depthwise convolution keeps up with Fourier transforms.
+DENSE_BY_FFT = False
+
 
 def linear_recurrence(a, b, initial_state, reverse):
     """`h[t] = a[t] * h[t-1] + b[t]` along axis 1: (states, last state)."""
