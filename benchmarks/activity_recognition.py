@@ -25,13 +25,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT.parent / "examples"))
 
-import machine  # noqa: E402
 import numpy as np  # noqa: E402
 
 import activity  # noqa: E402
 import hapt  # noqa: E402
 import hapt_floor  # noqa: E402
 import keras_mgrade  # noqa: E402
+import machine  # noqa: E402
 
 RESULTS = ROOT / "results"
 RUNNERS = {

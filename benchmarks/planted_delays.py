@@ -20,10 +20,10 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras  # noqa: E402
-import machine  # noqa: E402
 import numpy as np  # noqa: E402
 import scipy.signal  # noqa: E402
 
+import machine  # noqa: E402
 from keras_mgrade import DelayConv1D, callbacks  # noqa: E402
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"

@@ -21,9 +21,9 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras  # noqa: E402
-import machine  # noqa: E402
 import numpy as np  # noqa: E402
 
+import machine  # noqa: E402
 from keras_mgrade import DelayConv1D, callbacks  # noqa: E402
 
 PATH = pathlib.Path(__file__).resolve().parent / "results/planted_network.json"

@@ -1,0 +1,47 @@
+"""Results that grow row by row, so that a benchmark can go on where it was."""
+
+import json
+import pathlib
+
+import machine
+
+
+class ResultsFile:
+    """`results/NAME.json`: what it was measured with, and `rows`.
+
+    Args:
+        name: Of the file.
+        keys: What tells one row from another.
+    """
+
+    def __init__(self, name, *keys):
+        folder = pathlib.Path(__file__).resolve().parent / "results"
+        self.path = folder / f"{name}.json"
+        self.keys = keys
+        self.results = {**machine.description(), "rows": []}
+        if self.path.exists():
+            self.results = json.loads(self.path.read_text())
+
+    @property
+    def rows(self):
+        return self.results["rows"]
+
+    def has(self, *values):
+        return any(
+            tuple(row[key] for key in self.keys) == values for row in self.rows
+        )
+
+    def add(self, row):
+        self.rows.append(row)
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.results, indent=1) + "\n")
+        part.replace(self.path)
+        print(row, flush=True)
+
+    def group(self, **chosen):
+        """Rows of these values."""
+        return [
+            row
+            for row in self.rows
+            if all(row[key] == value for key, value in chosen.items())
+        ]
