@@ -18,7 +18,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 INSTALL := $(PIP) install -q --no-deps
 PROJECT := pyproject.toml setup.py keras_mgrade/version.py
-EXTRAS := tensorflow,jax,torch,tflite,compression,test,examples
+EXTRAS := tensorflow,jax,torch,tflite,compression,tensorboard,test,examples
 
 .PHONY: help demo test lint format lock resolve clean
 

@@ -35,7 +35,8 @@ class FasterDelays(keras.optimizers.Adam):
     """The paper's rate for delays: five times that of the other weights."""
 
     def update_step(self, gradient, variable, learning_rate):
-        if variable.name == "delays":
+        # On TensorFlow it is the backend's own: "layer/delays:0".
+        if variable.name.split("/")[-1].split(":")[0] == "delays":
             # Stored in units of four steps, which makes four of the five.
             learning_rate = learning_rate * 1.25
         super().update_step(gradient, variable, learning_rate)

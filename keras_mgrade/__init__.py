@@ -12,6 +12,7 @@ from keras_mgrade import (
     plotting,
     regularizers,
 )
+from keras_mgrade.gate_memory import time_constants
 from keras_mgrade.layers import (
     DelayConv1D,
     MGrade,
@@ -56,6 +57,7 @@ __all__ = [
     "set_states",
     "snap_delays",
     "streaming_model",
+    "time_constants",
     "weights_without_decay",
 ]
 

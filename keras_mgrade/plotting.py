@@ -3,14 +3,13 @@
 matplotlib is imported when a picture is drawn.
 """
 
-import contextlib
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
-from keras_mgrade.layers import DelayConv1D, MinGRU
+from keras_mgrade import gate_memory, validation
+from keras_mgrade.layers import DelayConv1D
 
 
 def delays(model: Any, axes: Any = None) -> Any:
@@ -37,7 +36,7 @@ def delays(model: Any, axes: Any = None) -> Any:
     Raises:
         ValueError: If there is no such layer.
     """
-    layers = _layers(model, DelayConv1D)
+    layers = validation.layers_of(model, DelayConv1D)
     figure, axes = _axes(axes, len(layers))
     for ax, layer in zip(axes, layers, strict=True):
         weights = np.abs(ops.convert_to_numpy(layer.kernel))
@@ -75,7 +74,7 @@ def kernels(model: Any, axes: Any = None) -> Any:
     Raises:
         ValueError: If there is no such layer.
     """
-    layers = _layers(model, DelayConv1D)
+    layers = validation.layers_of(model, DelayConv1D)
     figure, axes = _axes(axes, len(layers))
     for ax, layer in zip(axes, layers, strict=True):
         kernel = ops.convert_to_numpy(layer.dense_kernel()).T
@@ -96,8 +95,7 @@ def kernels(model: Any, axes: Any = None) -> Any:
 def time_constants(model: Any, x: Any = None, axes: Any = None) -> Any:
     """How long the units of each MinGRU remember, on a log scale.
 
-    A gate z forgets by 1 - z a step: a time constant of -1 / log(1 - z)
-    steps.
+    Those of `keras_mgrade.time_constants`.
 
     Example:
 
@@ -120,67 +118,18 @@ def time_constants(model: Any, x: Any = None, axes: Any = None) -> Any:
     Raises:
         ValueError: If there is no such layer.
     """
-    layers = _layers(model, MinGRU)
-    figure, axes = _axes(axes, len(layers))
-    gates = _mean_gates(model, layers, x)
-    for ax, layer, gate in zip(axes, layers, gates, strict=True):
-        gate = np.clip(gate, 1e-7, 1 - 1e-7)
-        constants = -1 / np.log1p(-gate)
+    found = gate_memory.time_constants(model, x)
+    figure, axes = _axes(axes, len(found))
+    for ax, (path, constants) in zip(axes, found.items(), strict=True):
         lowest, highest = constants.min() / 1.1, constants.max() * 1.1
         ax.hist(constants, bins=np.geomspace(lowest, highest, 21))
         ax.set(
             xscale="log",
             xlabel="time constant (steps)",
             ylabel="units",
-            title=layer.path,
+            title=path,
         )
     return figure
-
-
-def _mean_gates(model, layers, x):
-    """The gate of each unit, `(units,)`, for each layer."""
-    if x is None:
-        return [
-            ops.convert_to_numpy(
-                layer.cell.gates(ops.zeros((1, layer.cell.kernel.shape[0])))[0]
-            )[0]
-            for layer in layers
-        ]
-    gates = {}
-    with contextlib.ExitStack() as stack:
-        for layer in layers:
-            stack.enter_context(_watching(layer, gates))
-        model(x)
-    return [gates[layer] for layer in layers]
-
-
-@contextlib.contextmanager
-def _watching(layer, gates):
-    """Keeps the mean gates of the calls that `layer` gets within it."""
-    cell, original = layer.cell, layer.cell.gates
-
-    def watched(x):
-        z, candidate = original(x)
-        mean = ops.mean(ops.cast(z, "float32"), axis=(0, 1))
-        gates[layer] = ops.convert_to_numpy(mean)
-        return z, candidate
-
-    cell.gates = watched
-    try:
-        yield
-    finally:
-        del cell.gates
-
-
-def _layers(model, kind):
-    parts = model._flatten_layers() if isinstance(model, keras.Layer) else ()
-    layers = [part for part in parts if isinstance(part, kind) and part.built]
-    if not layers:
-        raise ValueError(
-            f"`model` must be built and have a {kind.__name__} layer. "
-            f"Received: model={model!r}"
-        )
-    return layers
 
 
 def _axes(axes, count):

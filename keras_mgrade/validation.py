@@ -5,6 +5,8 @@ import numbers
 import operator
 from typing import Any
 
+import keras
+
 
 def positive_integer(name: str, value: Any) -> int:
     """`value` as an int of at least 1, or a `ValueError` naming it."""
@@ -106,3 +108,16 @@ def sequences(name: str, x: Any, mask: Any) -> None:
             f"`mask` must be of shape (batch, time), {shape[:2]}. "
             f"Received: mask.shape={found}"
         )
+
+
+def layers_of(model: Any, *kinds: type) -> list[Any]:
+    """The built layers of some kinds within a model or layer, at least one."""
+    parts = model._flatten_layers() if isinstance(model, keras.Layer) else ()
+    layers = [part for part in parts if isinstance(part, kinds) and part.built]
+    if not layers:
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(
+            f"`model` must be built and have a {names} layer. "
+            f"Received: model={model!r}"
+        )
+    return layers

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 
+import keras_mgrade
 from control import array, data
 from keras_mgrade import DelayConv1D, MGrade, MinGRU, plotting
 
@@ -51,10 +52,25 @@ def test_time_constants(model, with_data, rng):
     figure = plotting.time_constants(model, x)
     bars = [sum(p.get_height() for p in ax.patches) for ax in figure.axes]
     assert bars == [4, 5]
+    assert [ax.get_title() for ax in figure.axes] == [
+        model.layers[0].recurrence.path,
+        model.layers[2].path,
+    ]
     # The layer is as it was.
     assert "gates" not in vars(model.layers[2].cell)
     axes = pyplot.figure().subplots(2)
     assert plotting.time_constants(model, axes=axes) is axes[0].figure
+
+
+def test_time_constants_are_those_of_the_mean_gates(model, rng):
+    x, gru = data(rng), model.layers[2]
+    seen = array(keras.Sequential(model.layers[:2])(x))
+    z = array(gru.cell.gates(seen)[0]).astype("float64").mean(axis=(0, 1))
+    found = keras_mgrade.time_constants(model, x)
+    np.testing.assert_allclose(found[gru.path], -1 / np.log(1 - z), rtol=1e-5)
+    gru.cell.bias.assign(np.full(10, np.log(1 / 9)))  # Gates of 0.1.
+    found = keras_mgrade.time_constants(gru)
+    np.testing.assert_allclose(found[gru.path], -1 / np.log(0.9), rtol=1e-5)
 
 
 def test_what_cannot_be_drawn_is_refused(model):

@@ -2,5 +2,6 @@
 
 from keras_mgrade.callbacks.anneal_width import AnnealWidth
 from keras_mgrade.callbacks.regrow_delays import RegrowDelays
+from keras_mgrade.callbacks.tensorboard_taps import TensorBoardTaps
 
-__all__ = ["AnnealWidth", "RegrowDelays"]
+__all__ = ["AnnealWidth", "RegrowDelays", "TensorBoardTaps"]
