@@ -3,7 +3,7 @@
 First delays that are known: each of eight channels answers to noise through
 four delays of up to 64 steps, and four taps have to find them, by gradient
 and with regrowth. Then delays that nobody knows: those of the activity
-recogniser, both ways. The picture shows where the taps end up.
+recogniser, both ways. The picture shows where the taps start and end up.
 
     python examples/what_delays_learn.py          # three minutes, two cores
     python examples/what_delays_learn.py --fast   # under a minute
@@ -61,7 +61,7 @@ WAYS = {
 def main(options):
     options.output.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(
-        2, 2, figsize=(11, 8), sharey="row", layout="constrained"
+        2, 3, figsize=(14, 8), sharey="row", layout="constrained"
     )
     find_planted_delays(options, axes[0])
     learn_unknown_delays(options, axes[1])
@@ -89,7 +89,7 @@ def find_planted_delays(options, axes):
     y, wanted = respond(x), respond(fresh)
     print(f"{'planted delays':24}found of {delays.size}   power left")
     for axis, (way, (interpolation, regrow)) in zip(
-        axes, WAYS.items(), strict=True
+        axes[1:], WAYS.items(), strict=True
     ):
         keras.utils.set_random_seed(options.seed)
         layer = keras_mgrade.DelayConv1D(
@@ -97,6 +97,8 @@ def find_planted_delays(options, axes):
         )
         model = keras.Sequential([keras.Input(x.shape[1:]), layer])
         model.compile(keras.optimizers.Adam(1e-2), "mse")
+        # Both start alike; the last one drawn stays.
+        draw_planted(axes[0], layer, delays, "at the start")
         callbacks = []
         if regrow:
             callbacks.append(
@@ -115,27 +117,35 @@ def find_planted_delays(options, axes):
             f"  {way:22}{found.sum():>8}{left / np.mean(wanted**2):>18.2%}",
             flush=True,
         )
-        channels = np.broadcast_to(np.arange(CHANNELS), delays.shape)
-        axis.scatter(
-            delays,
-            channels,
-            s=160,
-            marker="s",
-            facecolors="none",
-            edgecolors="0.5",
-            label="planted",
-        )
-        keras_mgrade.plotting.delays(layer, axes=axis)
-        axis.set_title(f"Planted delays, {way}")
-        axis.legend(loc="upper right")
+        draw_planted(axis, layer, delays, way)
+
+
+def draw_planted(axis, layer, delays, title):
+    axis.clear()
+    channels = np.broadcast_to(np.arange(CHANNELS), delays.shape)
+    axis.scatter(
+        delays,
+        channels,
+        s=160,
+        marker="s",
+        facecolors="none",
+        edgecolors="0.5",
+        label="planted",
+    )
+    keras_mgrade.plotting.delays(layer, axes=axis)
+    axis.set(title=f"Planted delays, {title}", ylim=(-0.6, CHANNELS + 0.6))
+    axis.legend(loc="upper right")
 
 
 def learn_unknown_delays(options, axes):
     train, test = hapt.load("train"), hapt.load("test")
     steps = 60 if options.fast else 1500
     print(f"\n{'activity':24}windows right   delay line in use")
+    start = activity.make_model(activity.Settings())
+    keras_mgrade.plotting.delays(start.layers[1], axes=axes[0])
+    axes[0].set_title("Activity, second block, at the start")
     for axis, (way, (interpolation, regrow)) in zip(
-        axes, WAYS.items(), strict=True
+        axes[1:], WAYS.items(), strict=True
     ):
         settings = dataclasses.replace(
             activity.Settings(),
