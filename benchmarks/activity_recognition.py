@@ -109,6 +109,8 @@ def score_held_out(changes, fold, seed, train):
     ]
     model = activity.train(parts[0], settings, seed)
     scores, _ = score(model, parts[1], settings)
+    total = keras_mgrade.memory_report(model).total
+    scores["delay line in use"] = total.delay_line_in_use
     return {"changes": changes, "fold": fold, "seed": seed, **scores}
 
 
@@ -217,11 +219,14 @@ def held_out_table(rows):
     groups = {}
     for row in rows:
         groups.setdefault(str(row["changes"]), []).append(row)
-    lines = [f"{'changes':40}{'runs':>6}{'windows':>9}{'samples':>9}"]
+    heads = f"{'runs':>6}{'windows':>9}{'samples':>9}{'delay line':>12}"
+    lines = [f"{'changes':40}{heads}"]
     for changes, group in groups.items():
         line = f"{changes:40}{len(group):>6}"
         for name in ("windows", "samples"):
             line += f"{np.mean([row[name] for row in group]):>9.2%}"
+        in_use = np.mean([row["delay line in use"] for row in group])
+        line += f"{in_use:>12,.0f}"
         lines.append(line)
     return "\n".join(lines)
 

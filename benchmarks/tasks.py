@@ -187,7 +187,7 @@ def digits(data=None):
     mean, deviation = x[~is_test].mean(), x[~is_test].std()
     x = ((x - mean) / deviation).astype("float32")
     return Sequences(
-        (x[~is_test], labels[~is_test]), (x[is_test], labels[is_test]), 30
+        (x[~is_test], labels[~is_test]), (x[is_test], labels[is_test]), 20
     )
 
 

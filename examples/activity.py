@@ -30,6 +30,7 @@ class Settings:
         max_delay: Longest delay, in samples (1.28 s at 50 Hz).
         interpolation: How taps read between samples.
         regrow: Whether taps jump to where the loss wants them.
+        delay_price: Loss a byte of delay line.
         stretch: Length of a training example, in samples; longer than a
             window, so that the model learns to run on.
         settle: Samples of a stretch before its answers count.
@@ -47,6 +48,7 @@ class Settings:
     max_delay: int = 64
     interpolation: str = "linear"
     regrow: bool = False
+    delay_price: float = 0.0
     stretch: int = 256
     settle: int = 32
     batch_size: int = 32
@@ -80,12 +82,16 @@ def make_model(settings, **changes):
 
     `changes` are arguments of `MGrade` that differ.
     """
+    price = None
+    if settings.delay_price:
+        price = keras_mgrade.regularizers.DelayLength(settings.delay_price)
     block = {
         "units": settings.units,
         "kernel_size": settings.kernel_size,
         "max_delay": settings.max_delay,
         "interpolation": settings.interpolation,
         "dropout": settings.dropout,
+        "delay_regularizer": price,
         **changes,
     }
     return keras.Sequential(
