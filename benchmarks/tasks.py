@@ -140,14 +140,13 @@ def activities(data=None):
     return Activity()
 
 
-def pixels(data=None, epochs=2):
+def pixels(data=None):
     """MNIST, 2 x 2 pixels averaged, in one random order: 196 steps.
 
     Trained on the first 40,000 images: the rest is for choosing settings.
 
     Args:
         data: An `mnist.npz` as Keras has it; `None` downloads it.
-        epochs: Of the training.
     """
     if data is None:
         (x, y), (x_test, y_test) = keras.datasets.mnist.load_data()
@@ -168,7 +167,7 @@ def pixels(data=None, epochs=2):
         (sequences(a), b.astype("int32")) for a, b in ((x, y), (x_test, y_test))
     )
     train = tuple(a[:40000] for a in train)
-    return Sequences(train, test, epochs)
+    return Sequences(train, test, epochs=2)
 
 
 def digits(data=None):

@@ -89,15 +89,38 @@ def test_docstring_example(name):
     assert not result.failed, "".join(output)
 
 
-def test_readme(monkeypatch, tmp_path):
+def run_blocks(path, namespace):
     blocks = re.findall(
         r"^```python\n(.*?)^```$",
-        README.read_text("utf-8"),
+        path.read_text("utf-8"),
         re.MULTILINE | re.DOTALL,
     )
     assert blocks
-    monkeypatch.chdir(tmp_path)
     keras.utils.clear_session(free_memory=False)
-    namespace = {}
     for number, block in enumerate(blocks):
-        exec(compile(block, f"README.md, block {number}", "exec"), namespace)
+        code = compile(block, f"{path.name}, block {number}", "exec")
+        exec(code, namespace)
+    return namespace
+
+
+def test_readme(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    run_blocks(README, {})
+
+
+# So short a training has time for few probes, and says so.
+@pytest.mark.filterwarnings("ignore:RegrowDelays")
+def test_the_page_on_delays(monkeypatch, tmp_path, rng):
+    monkeypatch.chdir(tmp_path)
+    namespace = {
+        "keras": keras,
+        "keras_mgrade": keras_mgrade,
+        "x": rng.normal(size=(128, 20, 6)).astype("float32"),
+        "y": np.arange(128) % 6,
+        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "learning_rate": 1e-3,
+        "epochs": 10,
+    }
+    found = run_blocks(README.parent / "docs" / "delays.md", namespace)
+    assert 0 < found["changes"]["output"] < 1
+    assert list((tmp_path / "logs").iterdir())
