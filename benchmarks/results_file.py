@@ -21,6 +21,13 @@ class ResultsFile:
         self.results = {**machine.description(), "rows": []}
         if self.path.exists():
             self.results = json.loads(self.path.read_text())
+            for name, value in machine.description().items():
+                if self.results[name] != value:
+                    raise SystemExit(
+                        f"{self.path} was made with {name} "
+                        f"{self.results[name]!r}, this is {value!r}: move it "
+                        "away, or go on where it was made"
+                    )
 
     @property
     def rows(self):

@@ -3,10 +3,11 @@
 import contextlib
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
-from keras_mgrade import validation
+from keras_mgrade import layer_names, validation
 from keras_mgrade.layers import MinGRU
 
 
@@ -28,9 +29,9 @@ def time_constants(model: Any, x: Any = None) -> dict[str, np.ndarray]:
     Args:
         model: A built model or layer with `MinGRU` layers (those in `MGrade`
             count).
-        x: Inputs of the model, `(batch, time, ...)`, whose mean gates count.
-            Defaults to `None`: the gates at an input of zeros, which are
-            those of the biases.
+        x: Inputs of the model, `(batch, time, ...)`, whose mean gates count,
+            masked steps left out. Defaults to `None`: the gates at an input
+            of zeros, which are those of the biases.
 
     Returns:
         The path of each such layer -> the time constants of its units,
@@ -39,44 +40,43 @@ def time_constants(model: Any, x: Any = None) -> dict[str, np.ndarray]:
     Raises:
         ValueError: If there is no such layer.
     """
-    layers = validation.layers_of(model, MinGRU)
+    layers = layer_names.by_path(validation.layers_of(model, MinGRU))
+    gates = _gates_of_biases if x is None else _mean_gates
     found = {}
-    for layer, gate in zip(layers, _mean_gates(model, layers, x), strict=True):
+    for path, gate in gates(model, layers, x).items():
         gate = np.clip(gate.astype("float64"), 1e-7, 1 - 1e-7)
-        found[layer.path] = -1 / np.log1p(-gate)
+        found[path] = -1 / np.log1p(-gate)
     return found
 
 
+def _gates_of_biases(model, layers, x):
+    nothing = {
+        path: ops.zeros((1, layer.cell.kernel.shape[0]))
+        for path, layer in layers.items()
+    }
+    return {
+        path: ops.convert_to_numpy(layer.cell.gates(nothing[path])[0])[0]
+        for path, layer in layers.items()
+    }
+
+
 def _mean_gates(model, layers, x):
-    """The gate of each unit, `(units,)`, for each layer."""
-    if x is None:
-        return [
-            ops.convert_to_numpy(
-                layer.cell.gates(ops.zeros((1, layer.cell.kernel.shape[0])))[0]
-            )[0]
-            for layer in layers
-        ]
-    gates = {}
+    """The mean gate of each unit, `(units,)`, over the steps that count."""
+    # In a scope that keeps what stateful layers would carry on.
     with contextlib.ExitStack() as stack:
-        for layer in layers:
-            stack.enter_context(_watching(layer, gates))
+        stack.enter_context(keras.StatelessScope())
+        seen = {
+            path: stack.enter_context(layer.watching_gates())
+            for path, layer in layers.items()
+        }
         model(x)
-    return [gates[layer] for layer in layers]
-
-
-@contextlib.contextmanager
-def _watching(layer, gates):
-    """Keeps the mean gates of the calls that `layer` gets within it."""
-    cell, original = layer.cell, layer.cell.gates
-
-    def watched(x):
-        z, candidate = original(x)
-        mean = ops.mean(ops.cast(z, "float32"), axis=(0, 1))
-        gates[layer] = ops.convert_to_numpy(mean)
-        return z, candidate
-
-    cell.gates = watched
-    try:
-        yield
-    finally:
-        del cell.gates
+        means = {}
+        for path, calls in seen.items():
+            if not calls:
+                raise ValueError(
+                    f"`model` does not call its layer '{path}' on these "
+                    f"inputs. Received: model={model!r}"
+                )
+            total, count = map(sum, zip(*calls, strict=True))
+            means[path] = ops.convert_to_numpy(total / count)
+        return means

@@ -1,5 +1,6 @@
 """What a delay costs."""
 
+import numbers
 from typing import Any
 
 import keras
@@ -32,7 +33,8 @@ class DelayLength(keras.regularizers.Regularizer):
     """
 
     def __init__(self, price: float, value_bytes: int = 1):
-        if not price > 0 or not value_bytes > 0:
+        numeric = all(isinstance(n, numbers.Real) for n in (price, value_bytes))
+        if not (numeric and price > 0 and value_bytes > 0):
             raise ValueError(
                 "`price` and `value_bytes` must be above 0. "
                 f"Received: price={price!r}, value_bytes={value_bytes!r}"

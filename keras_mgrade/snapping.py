@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mgrade import layer_names
 from keras_mgrade.layers import DelayConv1D
 
 
@@ -14,7 +15,8 @@ def snap_delays(model: keras.Model, x: Any = None) -> dict[str, float]:
 
     Each layer snaps as `DelayConv1D.snap_delays` says, in place. Then compile
     the model anew and train it for a tenth of its epochs at a tenth of its
-    learning rate: the weights make up for what the taps have lost.
+    learning rate: the weights make up for what the taps have lost. Streams
+    and steps compiled before are of the old kernels: make them anew.
 
     Example:
 
@@ -52,7 +54,10 @@ def snap_delays(model: keras.Model, x: Any = None) -> dict[str, float]:
             f"Received: model={model!r}"
         )
     before = None if x is None else _outputs(model, x)
-    changes = {layer.path: layer.snap_delays() for layer in layers}
+    named = layer_names.by_path(layers)
+    changes = {path: layer.snap_delays() for path, layer in named.items()}
+    # What TensorFlow has traced for them is of the old kernels.
+    model.train_function = model.test_function = model.predict_function = None
     if x is not None:
         moved = np.sum((_outputs(model, x) - before) ** 2)
         power = np.sum(before**2)
@@ -62,7 +67,9 @@ def snap_delays(model: keras.Model, x: Any = None) -> dict[str, float]:
 
 def _outputs(model, x):
     """All outputs in one array; called as it stands, whatever is compiled."""
-    outputs = keras.tree.flatten(model(x, training=False))
+    # In a scope that keeps what stateful layers would carry on.
+    with keras.StatelessScope():
+        outputs = keras.tree.flatten(model(x, training=False))
     return np.concatenate(
         [np.ravel(ops.convert_to_numpy(y)).astype("float64") for y in outputs]
     )

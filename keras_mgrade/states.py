@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mgrade import layer_names
+
 
 def get_states(model: keras.Model) -> dict[str, list[np.ndarray]]:
     """The states of every stateful layer of a model, as NumPy arrays.
@@ -153,24 +155,20 @@ def _chosen(rows, state):
 
 def _carried(model):
     """The state variables of each stateful layer, by the layer's path."""
-    found = {}
+    stateful = []
     for layer in model._flatten_layers():
         # What a layer made of stateful ones has is theirs.
         parts = layer._flatten_layers(include_self=False)
         if _states_of(layer) and not any(_states_of(part) for part in parts):
-            # Layers of two nested models may have one path.
-            path, number = layer.path, 1
-            while path in found:
-                number += 1
-                path = f"{layer.path}:{number}"
-            found[path] = _states_of(layer)
-    if not found:
+            stateful.append(layer)
+    if not stateful:
         raise ValueError(
             "`model` must be built and have layers with stateful=True. A "
             "stream's states are its own: see `initial_states`. "
             f"Received: model={model!r}"
         )
-    return found
+    named = layer_names.by_path(stateful)
+    return {path: _states_of(layer) for path, layer in named.items()}
 
 
 def _states_of(layer):

@@ -42,6 +42,17 @@ def number(name: str, value: Any, lowest: float) -> float:
     return value
 
 
+def seed(name: str, value: Any) -> int:
+    """`value` as an int of at least 0, or a `ValueError` naming it."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not (whole and value >= 0):
+        raise ValueError(
+            f"`{name}` must be an integer of at least 0. "
+            f"Received: {name}={value!r}"
+        )
+    return int(value)
+
+
 def share(name: str, value: Any) -> float:
     """`value` within (0, 1], or a `ValueError` naming it."""
     if not (isinstance(value, numbers.Real) and 0 < value <= 1):

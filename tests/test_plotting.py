@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras import layers
 from matplotlib import pyplot
 
 import keras_mgrade
@@ -71,6 +72,39 @@ def test_time_constants_are_those_of_the_mean_gates(model, rng):
     gru.cell.bias.assign(np.full(10, np.log(1 / 9)))  # Gates of 0.1.
     found = keras_mgrade.time_constants(gru)
     np.testing.assert_allclose(found[gru.path], -1 / np.log(0.9), rtol=1e-5)
+
+
+def test_masked_steps_have_no_part_in_the_time_constants(rng):
+    gru = MinGRU(5, stateful=True)
+    model = keras.Sequential(
+        [keras.Input(batch_shape=(2, None, 3)), layers.Masking(), gru]
+    )
+    x = data(rng, 2, 12)
+    alone = keras_mgrade.time_constants(model, x)[gru.path]
+    padded = np.pad(x, ((0, 0), (0, 100), (0, 0)))
+    found = keras_mgrade.time_constants(model, padded)[gru.path]
+    np.testing.assert_allclose(found, alone, rtol=1e-5)
+    # A measurement, not a call: states stay.
+    assert not array(gru.states[0]).any()
+
+
+def test_a_layer_that_is_not_called_is_said(rng):
+    class Idle(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = MinGRU(2), MinGRU(2, name="idle")
+
+        def build(self, shape):
+            self.used.build(shape)
+            self.idle.build(shape)
+
+        def call(self, x):
+            return self.used(x)
+
+    model = Idle()
+    model(data(rng))
+    with pytest.raises(ValueError, match="does not call its layer.*Received"):
+        keras_mgrade.time_constants(model, data(rng))
 
 
 def test_what_cannot_be_drawn_is_refused(model):

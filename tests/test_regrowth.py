@@ -8,7 +8,6 @@ from keras import layers, ops
 import keras_mgrade
 from control import array
 from keras_mgrade import DelayConv1D, MGrade, MinGRU, callbacks
-from keras_mgrade.callbacks.batches import endless
 from keras_mgrade.ops import delay_taps
 from keras_mgrade.regrowth import Regrowth, placement
 from keras_mgrade.regrowth.probe import Probe
@@ -116,7 +115,7 @@ def test_a_probe_changes_nothing(rng):
 class ProbesOnly(callbacks.RegrowDelays):
     def _move(self, layers):
         self.sync()
-        self._regrowth.move([next(self._batches)], [])
+        self._regrowth.move(self._draw(), [])
         self._probes += 1
 
 
@@ -169,7 +168,7 @@ def test_planted_delays_are_found(rng, interpolation):
 
 
 def test_delays_are_found_inside_a_network(rng):
-    """Behind an encoder, in the second of two blocks, with a shorter one."""
+    """Behind a frozen layer of delays, which stays as it is."""
     x, y, _ = planted(rng, 2, channels=4)
     model = keras.Sequential(
         [
@@ -199,13 +198,17 @@ def test_several_layers_move_as_often_as_their_taps_ask():
     model.compile("sgd", "mse")
     callback = callbacks.RegrowDelays((np.zeros((4, 60, 2)),) * 2)
     callback.set_model(model)
-    callback.on_train_begin()
+    callback._prepare()
     schedule = callback._make_schedule(1000)
     assert [step for step, _ in schedule][-1] == 750
     assert sum(0 in due for _, due in schedule) == 16
     assert sum(1 in due for _, due in schedule) == 4
     gaps = np.diff([step for step, due in schedule if 1 in due])
     assert gaps.max() - gaps.min() <= 1
+    # Time for three probes: the layer of two taps has one of them.
+    with pytest.warns(UserWarning, match="few for 16"):
+        schedule = callback._make_schedule(80)
+    assert [due for _, due in schedule] == [[0], [0], [0, 1]]
 
 
 OPTIMIZERS = {
@@ -272,10 +275,11 @@ def test_other_optimisers_are_refused_by_name(rng):
     class Mine(keras.optimizers.Adam):
         pass
 
+    name = r"(keras\..*\.Adagrad|test_regrowth\.Mine)"
     for optimizer in (keras.optimizers.Adagrad(), Mine()):
         model.compile(optimizer, "mse")
         with pytest.raises(
-            ValueError, match="Adam, .*Received: optimizer=(Adagrad|Mine)"
+            ValueError, match=f"Adam, .*Received: optimizer={name}"
         ):
             model.fit(
                 x,
@@ -291,9 +295,10 @@ def test_where_taps_go():
     kernel, delays = np.array([[2.0], [0.1]]), np.array([[3.0], [8.0]])
 
     def best(gradient, autocorrelation=white, **arguments):
-        places, settled = placement.place(
+        places, moves, settled = placement.place(
             kernel, delays, gradient[:, None], autocorrelation, **arguments
         )
+        assert moves[0] != settled[0]
         return int(places[0]), bool(settled[0])
 
     gradient = np.array([0, 0.1, 0, 9, 0, -0.5, 0, 0, 0.3])
@@ -311,6 +316,12 @@ def test_where_taps_go():
     smeared[7] += 0.5
     assert best(smeared)[0] in (2, 4)
     assert best(smeared, coloured) == (7, False)
+    # Where nothing is known nothing moves, and nothing is settled.
+    for unknown in (np.zeros(9), np.where(gradient > 1, np.nan, gradient)):
+        _, moves, settled = placement.place(
+            kernel, delays, unknown[:, None], white
+        )
+        assert not moves[0] and not settled[0]
 
 
 def test_more_taps_than_places_are_settled():
@@ -347,21 +358,35 @@ def test_any_data_that_fit_takes(kind, rng):
     assert regrow._probes == 4 and regrow._moved > 0
 
 
-def test_classes_may_have_weights(rng):
+def test_weights_of_classes_are_weights_of_their_samples(rng):
     x = rng.normal(size=(30, 40, 2)).astype("float32")
     y = rng.integers(0, 2, 30)
-    gradients = []
-    for weights in ({0: 1.0, 1: 0.0}, {0: 0.0, 1: 1.0}):
+    weights = {0: 0.25, 1: 2.0}
+    given = {
+        "none": callbacks.RegrowDelays((x, y), verbose=0),
+        "classes": callbacks.RegrowDelays(
+            (x, y), class_weight=weights, verbose=0
+        ),
+        "samples": callbacks.RegrowDelays(
+            (x, y, np.where(y, 2.0, 0.25)[:, None]), verbose=0
+        ),
+    }
+    gradients = {}
+    for name, callback in given.items():
         keras.utils.set_random_seed(1)
         layer = DelayConv1D(2, 9, "integer")
         model = keras.Sequential([keras.Input((None, 2)), layer])
         model.add(layers.GlobalAveragePooling1D())
         model.add(layers.Dense(2, activation="softmax"))
         model.compile("sgd", "sparse_categorical_crossentropy")
-        batches = endless((x, y), 30, weights, seed=0)
-        ((gradient, _),) = Probe(model, [layer])([next(batches)])
-        gradients.append(gradient)
-    assert np.abs(gradients[0] - gradients[1]).max() > 1e-4
+        callback.set_model(model)
+        callback._total, callback._begun = None, False
+        callback.params = {"steps": 40, "epochs": 10}
+        callback.on_epoch_begin(0)
+        batch = next(callback._batches)
+        ((gradients[name], _),) = Probe(model, [layer])([batch])
+    assert np.abs(gradients["none"] - gradients["classes"]).max() > 1e-4
+    assert_close(gradients["classes"], gradients["samples"], FOURIER)
 
 
 def test_a_generator_needs_the_number_of_steps(rng):
@@ -382,6 +407,12 @@ def test_a_generator_needs_the_number_of_steps(rng):
         callbacks=[regrow],
     )
     assert regrow._probes == 2
+    with pytest.raises(ValueError, match="`total_steps` is needed.*Received"):
+        model.fit(
+            (batch for batch in [(x[:8], y[:8])] * 4),
+            verbose=0,
+            callbacks=[regrow],
+        )
 
 
 def test_a_short_fit_warns_once_and_probes_less(rng):

@@ -70,6 +70,35 @@ def test_taps_that_are_left_over_rest_at_zero():
 
 
 @pytest.mark.parametrize("interpolation", ["linear", "gaussian"])
+def test_predict_and_evaluate_see_the_snapped_taps(interpolation, rng):
+    """Also where they have been compiled before."""
+    layer = DelayConv1D(3, SPAN, interpolation)
+    model = keras.Sequential([keras.Input((25, 2)), layer])
+    model.compile("sgd", "mse")
+    x, y = rng.normal(size=(2, 4, 25, 2)).astype("float32")
+    model.predict(x, verbose=0)
+    model.evaluate(x, y, verbose=0)
+    keras_mgrade.snap_delays(model)
+    wanted = array(model(x))
+    assert_close(model.predict(x, verbose=0), wanted, SAME_SUMS)
+    loss = model.evaluate(x, y, verbose=0)
+    assert loss == pytest.approx(np.mean((wanted - y) ** 2), rel=1e-5)
+
+
+def test_states_are_not_touched_by_the_comparison(rng):
+    """Whole linear delays lose nothing, whatever the states hold."""
+    layer = DelayConv1D(3, SPAN, stateful=True)
+    model = keras.Sequential([keras.Input(batch_shape=(2, None, 1)), layer])
+    layer.set_delays([[0], [4], [9]])
+    x = rng.normal(size=(2, 25, 1)).astype("float32")
+    model(x)
+    (before,) = (array(s).copy() for s in layer.states)
+    changes = keras_mgrade.snap_delays(model, x)
+    assert changes["output"] < SAME_SUMS
+    np.testing.assert_array_equal(array(layer.states[0]), before)
+
+
+@pytest.mark.parametrize("interpolation", ["linear", "gaussian"])
 def test_a_snapped_layer_is_an_integer_layer(interpolation, rng, tmp_path):
     wide = {"width": 1.5, "train_width": True, "normalize_kernel": True}
     taps = wide if interpolation == "gaussian" else {}

@@ -80,6 +80,16 @@ def test_the_last_epoch_is_what_training_ends_with(model, rng, tmp_path):
     assert written.sum == pytest.approx(delays.sum(dtype="float64"), rel=1e-6)
 
 
+def test_a_training_that_diverged_is_written_too(model, rng, tmp_path):
+    _, taps, gru = model.layers
+    taps.kernel.assign(np.full(taps.kernel.shape, np.nan))
+    gru.cell.bias.assign([np.inf, np.nan] + 8 * [0.0])
+    fit(model, rng, callbacks=[callbacks.TensorBoardTaps(tmp_path)])
+    found = events(tmp_path)
+    assert f"{taps.path}/kernel" not in found
+    assert found[f"{gru.path}/time_constants"][0].histo.num == 4
+
+
 def test_without_the_package_it_is_said_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ImportError, match=r"keras_mgrade\[tensorboard\]"):

@@ -68,9 +68,11 @@ class AnnealWidth(Scheduled):
                 "interpolation='gaussian' and train_width=False. "
                 f"Received: model={self.model!r}"
             )
+        # As they stand: a training that goes on has narrowed them already.
         self._starts = [layer.widths for layer in self._layers]
         self._last = max(1, round(self.until * total))
-        self._reached = 0
+        self._gone = min(self.steps_done / self._last, 1)
+        self._reached = int(self._gone * self.STEPS)
 
     def step(self):
         share = min(self.steps_done / self._last, 1)
@@ -78,5 +80,6 @@ class AnnealWidth(Scheduled):
             return
         self._reached = int(share * self.STEPS)
         self.sync()
+        rest = (1 - share) / (1 - self._gone)
         for layer, start in zip(self._layers, self._starts, strict=True):
-            layer.set_widths(start ** (1 - share) * self.end**share)
+            layer.set_widths(start**rest * self.end ** (1 - rest))

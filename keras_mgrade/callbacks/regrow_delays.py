@@ -9,8 +9,9 @@ import numpy as np
 from keras import ops
 
 from keras_mgrade import validation
-from keras_mgrade.callbacks.batches import endless
+from keras_mgrade.callbacks.batches import check, endless
 from keras_mgrade.callbacks.scheduled import Scheduled
+from keras_mgrade.ops import kernels
 from keras_mgrade.regrowth import kept_regrowth
 
 # At most this share of the steps of a training may be probes.
@@ -51,7 +52,10 @@ class RegrowDelays(Scheduled):
     Args:
         data: What the probes see: `(x, y)` or `(x, y, sample_weight)` of
             arrays, or anything else that `fit` accepts as `x`. The training
-            data is the right choice.
+            data is the right choice, without what `validation_split` sets
+            aside. A dataset that shuffles, or a `PyDataset` with a state,
+            should be one of its own: what it gives here it would not give to
+            `fit`.
         moves: How many times a tap may move, on average over the training.
             Defaults to `2.0`.
         until: The share of the training after which no tap moves any more.
@@ -92,6 +96,7 @@ class RegrowDelays(Scheduled):
         verbose: int = 1,
     ):
         super().__init__(total_steps)
+        check(data, class_weight)
         self.data = data
         self.moves = validation.number("moves", moves, 0.0)
         self.until = validation.share("until", until)
@@ -100,21 +105,31 @@ class RegrowDelays(Scheduled):
         )
         self.batch_size = validation.positive_integer("batch_size", batch_size)
         self.class_weight = class_weight
-        self.seed = seed
+        self.seed = validation.seed("seed", seed)
         self.verbose = verbose
+
+        self._batches = None
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        self._regrowth = kept_regrowth(self.model, None, self.model.optimizer)
+        self._started = time.perf_counter()
+        if self._begun:
+            # The optimiser may be another one.
+            self._prepare()
+
+    def begin(self, total):
+        self._prepare()
+        self._schedule = self._make_schedule(total)
+        self._probes = self._moved = self._failed = 0
+        self._seconds = self._spent = 0.0
+        self._settled = {}
+        self._randomness = kernels.OwnRandomness()
         self._batches = endless(
             self.data, self.batch_size, self.class_weight, self.seed
         )
-        self._started, self._seconds = time.perf_counter(), 0.0
 
-    def begin(self, total):
-        self._schedule = self._make_schedule(total)
-        self._probes = self._moved = 0
-        self._settled = {}
+    def _prepare(self):
+        self._regrowth = kept_regrowth(self.model, None, self.model.optimizer)
 
     def step(self):
         due = set()
@@ -131,13 +146,21 @@ class RegrowDelays(Scheduled):
             logs["channels_settled"] = self._share_settled()
 
     def on_train_end(self, logs=None):
+        if not self._begun:
+            return
+        self._spent += time.perf_counter() - self._started
+        if self.total_steps is None:
+            self._batches.close()
+            self._batches = None
         if self.verbose and self._probes:
-            spent = time.perf_counter() - self._started
+            failed = ""
+            if self._failed:
+                failed = f" ({self._failed} of a loss that was not finite)"
             print(
-                f"RegrowDelays: {self._probes} probes, {self._moved} moves of "
-                f"taps, {self._share_settled():.0%} of the channels settled; "
-                f"{self._seconds:.1f} s, {self._seconds / spent:.1%} of the "
-                "training"
+                f"RegrowDelays: {self._probes} probes{failed}, {self._moved} "
+                f"moves of taps, {self._share_settled():.0%} of the channels "
+                f"settled; {self._seconds:.1f} s, "
+                f"{self._seconds / self._spent:.1%} of the training"
             )
 
     def _make_schedule(self, total):
@@ -146,7 +169,7 @@ class RegrowDelays(Scheduled):
             round(self.moves * layer.kernel_size)
             for layer in self._regrowth.layers
         ]
-        slots = max(wanted)
+        most = slots = max(wanted)
         affordable = int(LARGEST_SHARE * total / self.probe_batches)
         if affordable < slots:
             warnings.warn(
@@ -157,6 +180,11 @@ class RegrowDelays(Scheduled):
                 stacklevel=2,
             )
             slots = affordable
+        # Fewer probes for all; a layer of few taps still has one of them.
+        wanted = [
+            min(slots, math.ceil(count * slots / max(most, 1)))
+            for count in wanted
+        ]
         schedule = []
         for slot in range(slots):
             step = math.ceil(self.until * total * (slot + 1) / slots)
@@ -164,9 +192,7 @@ class RegrowDelays(Scheduled):
             due = [
                 index
                 for index, count in enumerate(wanted)
-                if (slot + 1) * count // max(wanted)
-                > slot * count // max(wanted)
-                or count == max(wanted)
+                if (slot + 1) * count // slots > slot * count // slots
             ]
             if step > self.steps_done:
                 schedule.append((step, due))
@@ -177,12 +203,17 @@ class RegrowDelays(Scheduled):
         # What training has under way is not the probe's time.
         ops.convert_to_numpy(layers[0].kernel)
         begun = time.perf_counter()
-        batches = [next(self._batches) for _ in range(self.probe_batches)]
-        moved, settled = self._regrowth.move(batches, layers)
+        moved, settled = self._regrowth.move(self._draw(), layers)
         self._seconds += time.perf_counter() - begun
         self._probes += 1
         self._moved += sum(int(array.sum()) for array in moved.values())
+        self._failed += len(settled) < len(moved)
         self._settled.update(settled)
+
+    def _draw(self):
+        """The batches of a probe; what they draw at random is their own."""
+        with self._randomness:
+            return [next(self._batches) for _ in range(self.probe_batches)]
 
     def _share_settled(self):
         """Of all channels, each as the last probe that moved it found it."""

@@ -1,5 +1,7 @@
 """What callbacks with a schedule share: where in the training they are."""
 
+import weakref
+
 import keras
 
 from keras_mgrade import validation
@@ -14,33 +16,42 @@ class Scheduled(keras.callbacks.Callback):
             validation.positive_integer("total_steps", total_steps)
         self.total_steps = total_steps
         self.steps_done = 0
+        self._total = None
         self._begun = False
+        self._trained = None
 
     def on_train_begin(self, logs=None):
-        if self.total_steps is None:
-            self._begun = False
+        other = self._trained is None or self._trained() is not self.model
+        if self.total_steps is None or other:
+            self._total, self._begun = None, False
+            self._trained = weakref.ref(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
-        if not self._begun:
-            total, self.steps_done = self.total_steps, 0
-            if total is None:
-                steps = self.params.get("steps")
-                if not steps:
-                    raise ValueError(
-                        "`total_steps` is needed where `fit` does not know "
-                        "its number of steps (a generator). "
-                        "Received: total_steps=None"
-                    )
-                total = steps * self.params["epochs"]
-                # A training that goes on from an epoch has had what was due.
-                self.steps_done = steps * epoch
-            self.begin(total)
-            self._begun = True
+        if self._total is None:
+            steps = self.params.get("steps")
+            if self.total_steps is None and not steps:
+                raise ValueError(
+                    "`total_steps` is needed where `fit` does not know "
+                    "its number of steps (a generator). "
+                    "Received: total_steps=None"
+                )
+            self._total = self.total_steps or steps * self.params["epochs"]
+            # A training that goes on from an epoch has had what was due.
+            self.steps_done = (steps or 0) * epoch
         self._epoch_start = self.steps_done
+        if self.model.built:
+            self._begin()
 
     def on_train_batch_end(self, batch, logs=None):
+        # TensorFlow builds a model without a given input in its first step.
+        self._begin()
         self.steps_done = self._epoch_start + batch + 1
         self.step()
+
+    def _begin(self):
+        if not self._begun:
+            self.begin(self._total)
+            self._begun = True
 
     def sync(self):
         """On JAX `fit` holds the variables; this writes them back."""

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mgrade import gate_memory, validation
+from keras_mgrade import gate_memory, layer_names, validation
 from keras_mgrade.layers import DelayConv1D, MinGRU
 
 
@@ -18,7 +18,8 @@ class TensorBoardTaps(keras.callbacks.Callback):
     in steps, taps of weight 0 left out, of its kernel and of the widths of
     Gaussians, and the values of its delay line in use; for each `MinGRU` a
     histogram of its time constants in steps. Epoch 0 is what the training
-    starts from. Losses and metrics are left to `keras.callbacks.TensorBoard`,
+    starts from, where the model is built by then. Values that are not finite
+    are left out. Losses and metrics are left to `keras.callbacks.TensorBoard`,
     which may write into the same folder.
 
     Needs the package `tensorboardX` (`pip install
@@ -56,13 +57,13 @@ class TensorBoardTaps(keras.callbacks.Callback):
         self._writer = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._layers = validation.layers_of(self.model, DelayConv1D, MinGRU)
+        self._layers = None
         self._writer = self._writer_class(self.log_dir)
 
     def on_epoch_begin(
         self, epoch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        if epoch == 0:
+        if epoch == 0 and self.model.built:
             self._write(0)
 
     def on_epoch_end(
@@ -78,26 +79,29 @@ class TensorBoardTaps(keras.callbacks.Callback):
         # On JAX `fit` holds the variables; this writes them back.
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
-        for layer in self._layers:
+        if self._layers is None:
+            kinds = (DelayConv1D, MinGRU)
+            layers = validation.layers_of(self.model, *kinds)
+            self._layers = layer_names.by_path(layers)
+        for path, layer in self._layers.items():
             if isinstance(layer, MinGRU):
                 (constants,) = gate_memory.time_constants(layer).values()
-                self._histogram(layer, "time_constants", constants, epoch)
+                self._histogram(path, "time_constants", constants, epoch)
                 continue
             kernel = ops.convert_to_numpy(layer.kernel)
             delays = layer.delays[kernel != 0]
-            self._histogram(layer, "delays", delays, epoch)
-            self._histogram(layer, "kernel", kernel, epoch)
+            self._histogram(path, "delays", delays, epoch)
+            self._histogram(path, "kernel", kernel, epoch)
             if layer.interpolation == "gaussian":
-                self._histogram(layer, "widths", layer.widths, epoch)
+                self._histogram(path, "widths", layer.widths, epoch)
             in_use = float(np.sum(layer.longest_delays()))
-            self._writer.add_scalar(
-                f"{layer.path}/delay_line_in_use", in_use, epoch
-            )
+            self._writer.add_scalar(f"{path}/delay_line_in_use", in_use, epoch)
         self._writer.flush()
 
-    def _histogram(self, layer, name, values, epoch):
+    def _histogram(self, path, name, values, epoch):
+        values = values[np.isfinite(values)]
         if values.size:
-            self._writer.add_histogram(f"{layer.path}/{name}", values, epoch)
+            self._writer.add_histogram(f"{path}/{name}", values, epoch)
 
 
 def _import_writer():

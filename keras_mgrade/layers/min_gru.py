@@ -6,7 +6,9 @@ whole sequence is one matrix product and one linear recurrence, and a single
 step is the same two lines.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -31,6 +33,18 @@ _GRU_ONLY = {
 
 def _of_cell(name):
     return property(lambda layer: getattr(layer.cell, name))
+
+
+class _Watch:
+    def __init__(self):
+        self.seen = []
+
+    def note(self, z, mask):
+        counts = ops.ones_like(z) if mask is None else ops.cast(mask, z.dtype)
+        counts = ops.broadcast_to(counts, ops.shape(z))
+        self.seen.append(
+            tuple(ops.sum(a, axis=(0, 1)) for a in (z * counts, counts))
+        )
 
 
 @keras.saving.register_keras_serializable("keras_mgrade")
@@ -174,6 +188,7 @@ class MinGRU(CarriedState, keras.layers.RNN):
             activity_regularizer=activity_regularizer,
             **kwargs,
         )
+        self._watch = None
         self.input_spec = [keras.layers.InputSpec(ndim=3)]
 
     def build(self, sequences_shape, initial_state_shape=None):
@@ -236,6 +251,8 @@ class MinGRU(CarriedState, keras.layers.RNN):
             cell.reset_dropout_mask()
             x = x * ops.expand_dims(dropped, 1)
         z, candidate = (ops.cast(g, self.state_dtype) for g in cell.gates(x))
+        if self._watch is not None:
+            self._watch.note(z, mask)
         if mask is not None:
             z = ops.where(mask, z, ops.zeros_like(z))
         states, last = linear_recurrence(
@@ -251,6 +268,21 @@ class MinGRU(CarriedState, keras.layers.RNN):
                 y = ops.flip(y, axis=1)
         y = ops.cast(y, self.compute_dtype)
         return (y, last) if self.return_state else y
+
+    @contextlib.contextmanager
+    def watching_gates(self) -> Iterator[list[Any]]:
+        """Within it, calls note how far the gates were open.
+
+        Yields:
+            A list to which each call adds `(sum of the gates, how many)`,
+            both `(units,)`, over samples and steps that are not masked.
+        """
+        # In an object of its own: Keras would copy a bare list.
+        self._watch = _Watch()
+        try:
+            yield self._watch.seen
+        finally:
+            self._watch = None
 
     def compute_output_spec(
         self, sequences, initial_state=None, mask=None, training=False

@@ -81,5 +81,6 @@ def _slots(optimizer):
     raise ValueError(
         "`optimizer` must be one whose moments are known, so that those of a "
         f"moved tap can restart: {known}, or a LossScaleOptimizer around one "
-        f"of them. Received: optimizer={type(inner).__name__}"
+        "of them, all of Keras. Received: "
+        f"optimizer={type(inner).__module__}.{type(inner).__name__}"
     )

@@ -45,30 +45,34 @@ def place(
         price: Loss a step of one channel's delay line. Defaults to `0.0`.
 
     Returns:
-        `(best, settled)`, both `(channels,)`: the best delay of the weakest
-        tap, at least one step from every other, and whether it stands there
-        already.
+        `(best, moves, settled)`, all `(channels,)`: the best delay of the
+        weakest tap, at least one step from every other; whether it is better
+        than where the tap stands; and whether it is known not to be. Where
+        the gradient is zero or not finite nothing is known, and nothing
+        moves.
     """
     weakest = weakest_taps(kernel)
     best = np.zeros(len(weakest), int)
-    settled = np.ones(len(weakest), bool)
+    moves, settled = np.zeros((2, len(weakest)), bool)
     steps = np.arange(len(gradient))
     for channel, tap in enumerate(weakest):
+        column = gradient[:, channel]
+        if not (np.isfinite(column).all() and column.any()):
+            continue
         others = np.delete(delays[:, channel], tap)
         near = np.abs(steps[:, None] - others) < 1
-        score = _score(
-            gradient[:, channel], autocorrelation[:, channel], others
-        )
+        score = _score(column, autocorrelation[:, channel], others)
         if price:
             added = np.maximum(steps - max(others, default=0), 0)
             score = score * np.mean(np.abs(kernel[:, channel])) - price * added
         score = np.where(near.any(axis=1) | ~np.isfinite(score), -np.inf, score)
         best[channel] = np.argmax(score)
+        stands = delays[tap, channel]
         # More taps than whole positions leave none free.
-        if np.isfinite(score[best[channel]]):
-            stands = delays[tap, channel]
-            settled[channel] = abs(best[channel] - stands) < 0.5
-    return best, settled
+        free = np.isfinite(score[best[channel]])
+        moves[channel] = free and abs(best[channel] - stands) >= 0.5
+        settled[channel] = not moves[channel]
+    return best, moves, settled
 
 
 def _score(gradient, autocorrelation, taps):

@@ -63,6 +63,8 @@ class Probe:
             for layer in self.layers
         ]
         values = self._values()
+        # A tensor: TensorFlow would trace anew for every Python number.
+        factor = ops.convert_to_tensor(scale, "float32")
         gradients = [0.0 for _ in self.layers]
         autocorrelations, count = list(gradients), 0
         for batch in batches:
@@ -70,15 +72,14 @@ class Probe:
                 keras.tree.map_structure(_as_tensor, batch)
             )
             found, seen = self._gradients(
-                zeros, values, x, y, sample_weight, scale
+                zeros, values, x, y, sample_weight, factor
             )
             _add(gradients, found)
             _add(autocorrelations, seen)
             count += 1
         if not count:
             raise ValueError(
-                "`data` must hold at least one batch. "
-                "Received: data without a batch"
+                "`data` must hold at least one batch. Received: data=[]"
             )
         return [
             (gradient / (count * scale), autocorrelation / count)
@@ -117,12 +118,23 @@ class Probe:
             flags = {"training": True} if model._call_has_training_arg else {}
             y_pred = model(x, **flags)
             if self.loss is None:
+                own = type(model).compute_loss is not keras.Model.compute_loss
+                if not (model.compiled or model.losses or own):
+                    raise ValueError(
+                        "`loss` is needed for a model that is not compiled. "
+                        "Received: loss=None"
+                    )
                 loss = model.compute_loss(x, y, y_pred, sample_weight)
             else:
                 loss = self._own_loss(y, y_pred, sample_weight)
                 loss = loss + sum(model.losses)
-            # A layer that is called twice has seen two inputs.
-            return ops.cast(loss, "float32") * scale, [sum(s) for s in seen]
+            # A layer that is called twice has seen two inputs, one that is
+            # not called none.
+            seen = [
+                sum(inputs, ops.zeros_like(kernel))
+                for inputs, kernel in zip(seen, dense, strict=True)
+            ]
+            return ops.cast(loss, "float32") * scale, seen
 
     def _own_loss(self, y, y_pred, sample_weight):
         if isinstance(self.loss, keras.losses.Loss):

@@ -1,5 +1,6 @@
 """One move of regrowth: probe, place, write, restart the moments."""
 
+import functools
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mgrade import layer_names
 from keras_mgrade.layers.delay_conv1d import DelayConv1D
 from keras_mgrade.regrowth import optimizer_slots
 from keras_mgrade.regrowth.placement import place, weakest_taps
@@ -28,6 +30,7 @@ class Regrowth:
         self, model: keras.Model, loss: Any = None, optimizer: Any = None
     ):
         self.layers = regrowing_layers(model)
+        self._paths = list(layer_names.by_path(self.layers))
         self.optimizer = optimizer
         if optimizer is not None:
             optimizer_slots.check(optimizer)
@@ -45,18 +48,23 @@ class Regrowth:
 
         Returns:
             `(moved, settled)`: the path of each layer -> which taps moved,
-            `(taps, channels)`, and which channels had no better place.
+            `(taps, channels)`, and which channels had no better place. A
+            layer whose gradient was not finite is not in `settled`.
         """
         scale = 1.0
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            scale = float(ops.convert_to_numpy(self.optimizer.dynamic_scale))
-        found = self._probe(batches, scale)
+            scale = self.optimizer.initial_scale
+            if self.optimizer.built:
+                scale = ops.convert_to_numpy(self.optimizer.dynamic_scale)
+        found = self._probe(batches, float(scale))
         moved, settled = {}, {}
-        for layer, measured in zip(self.layers, found, strict=True):
+        for path, layer, measured in zip(
+            self._paths, self.layers, found, strict=True
+        ):
             if layers is None or layer in layers:
-                moved[layer.path], settled[layer.path] = self._move_in(
-                    layer, *measured
-                )
+                moved[path], known = self._move_in(layer, *measured)
+                if np.isfinite(measured[0]).all():
+                    settled[path] = known
         return moved, settled
 
     def _move_in(self, layer, gradient, autocorrelation):
@@ -64,8 +72,10 @@ class Regrowth:
         delays = layer.delays
         price = getattr(layer.delay_regularizer, "price_of_a_step", 0.0)
         weakest = weakest_taps(kernel)
-        best, settled = place(kernel, delays, gradient, autocorrelation, price)
-        channels = np.flatnonzero(~settled)
+        best, moves, settled = place(
+            kernel, delays, gradient, autocorrelation, price
+        )
+        channels = np.flatnonzero(moves)
         moved = np.zeros(kernel.shape, bool)
         moved[weakest[channels], channels] = True
         if moved.any():
@@ -98,6 +108,9 @@ def regrowing_layers(model: keras.Model) -> list[DelayConv1D]:
         )
     return layers
 
+
+# One object a name: its compiled probe is kept.
+_named = functools.cache(keras.losses.get)
 
 _KEPT = weakref.WeakKeyDictionary()
 
@@ -153,10 +166,10 @@ def regrow_delays(
             count) of integer or linear taps; frozen layers are left alone.
         data: One batch `(x, y)` or `(x, y, sample_weight)`, or a list of
             batches.
-        loss: A Keras loss, or a function `loss(y, y_pred)` of data without
-            sample weights. Give the same object at each call: its compiled
-            probe is kept. Defaults to `None`, the loss that the model was
-            compiled with.
+        loss: A Keras loss or its name, or a function `loss(y, y_pred)` of
+            data without sample weights. Give the same object at each call:
+            its compiled probe is kept. Defaults to `None`, the loss that the
+            model was compiled with.
         optimizer: A Keras optimiser whose moments of the moved taps restart.
             Defaults to `None`: restart them yourself, where the returned
             arrays are true.
@@ -175,5 +188,12 @@ def regrow_delays(
         2024](https://arxiv.org/abs/2407.18917)
     """
     batches = data if isinstance(data, list) else [data]
+    if not all(isinstance(batch, tuple) for batch in batches):
+        raise ValueError(
+            "`data` must be a batch (x, y) or (x, y, sample_weight), a tuple, "
+            f"or a list of batches. Received: data={data!r}"
+        )
+    if isinstance(loss, str):
+        loss = _named(loss)
     moved, _ = kept_regrowth(model, loss, optimizer).move(batches)
     return moved

@@ -5,6 +5,7 @@ import keras
 if keras.backend.backend() == "tensorflow":
     from keras_mgrade.ops.kernels.tensorflow import (
         DENSE_BY_FFT,
+        OwnRandomness,
         compile_call,
         compile_gradient,
         compile_loop,
@@ -14,6 +15,7 @@ if keras.backend.backend() == "tensorflow":
 elif keras.backend.backend() == "jax":
     from keras_mgrade.ops.kernels.jax import (
         DENSE_BY_FFT,
+        OwnRandomness,
         compile_call,
         compile_gradient,
         compile_loop,
@@ -23,6 +25,7 @@ elif keras.backend.backend() == "jax":
 elif keras.backend.backend() == "torch":
     from keras_mgrade.ops.kernels.torch import (
         DENSE_BY_FFT,
+        OwnRandomness,
         compile_call,
         compile_gradient,
         compile_loop,
@@ -38,6 +41,7 @@ else:
 
 __all__ = [
     "DENSE_BY_FFT",
+    "OwnRandomness",
     "compile_call",
     "compile_gradient",
     "compile_loop",

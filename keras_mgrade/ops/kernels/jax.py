@@ -1,5 +1,6 @@
 """JAX kernels: compiled loops with hand-written gradients."""
 
+import contextlib
 import functools
 
 import jax
@@ -184,3 +185,7 @@ def compile_gradient(function):
     `function(leaves, *rest)` gives a scalar and what else it has seen.
     """
     return jax.jit(jax.grad(function, has_aux=True))
+
+
+class OwnRandomness(contextlib.nullcontext):
+    """What happens within leaves the backend's generator alone: it has none."""

@@ -1,5 +1,7 @@
 """TensorFlow kernels: for graphs and XLA alike, with own gradients."""
 
+import contextlib
+
 import tensorflow as tf
 
 # Steps unrolled in one block: long enough that the loop over blocks is
@@ -233,3 +235,7 @@ def compile_gradient(function):
         return found, seen
 
     return gradients
+
+
+class OwnRandomness(contextlib.nullcontext):
+    """What happens within leaves the backend's generator alone: it has none."""

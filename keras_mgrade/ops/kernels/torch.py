@@ -213,3 +213,22 @@ def compile_gradient(function):
         return found, seen
 
     return gradients
+
+
+class OwnRandomness:
+    """What happens within draws from a generator of its own.
+
+    A DataLoader that shuffles draws from PyTorch's, as dropout does.
+    """
+
+    def __init__(self):
+        self._mine = None
+
+    def __enter__(self):
+        self._outer = torch.get_rng_state()
+        if self._mine is not None:
+            torch.set_rng_state(self._mine)
+
+    def __exit__(self, *error):
+        self._mine = torch.get_rng_state()
+        torch.set_rng_state(self._outer)
