@@ -28,12 +28,11 @@ SPAN = 64
 class Sequences:
     """Classification of whole sequences: one answer, the mean over time."""
 
-    batch_size = 64
     rate = 4e-3
 
-    def __init__(self, train, test, epochs):
+    def __init__(self, train, test, epochs, batch_size=64):
         (self.x, self.y), (self.x_test, self.y_test) = train, test
-        self.epochs = epochs
+        self.epochs, self.batch_size = epochs, batch_size
         self.classes = int(self.y.max()) + 1
 
     def make_model(self, seed, units=32, max_delay=SPAN, **taps):
@@ -186,7 +185,10 @@ def digits(data=None):
     mean, deviation = x[~is_test].mean(), x[~is_test].std()
     x = ((x - mean) / deviation).astype("float32")
     return Sequences(
-        (x[~is_test], labels[~is_test]), (x[is_test], labels[is_test]), 20
+        (x[~is_test], labels[~is_test]),
+        (x[is_test], labels[is_test]),
+        epochs=12,
+        batch_size=32,
     )
 
 
