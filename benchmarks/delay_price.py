@@ -81,8 +81,9 @@ def picture(results):
             axis.annotate(
                 f"{price:g}",
                 (np.mean(size), np.mean(right)),
-                xytext=(4, 4),
+                xytext=(0, 7 if way == "linear" else -13),
                 textcoords="offset points",
+                ha="center",
                 fontsize=8,
             )
     axis.set_xlabel("delay lines in use, bytes (one a value)")

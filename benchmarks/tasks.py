@@ -90,7 +90,7 @@ class Activity:
     """
 
     def __init__(self, steps=1000):
-        self.settings = activity.Settings(steps=steps)
+        self.settings = activity.Settings(steps=steps, delay_price=0.0)
         self.train, self.test = hapt.load("train"), hapt.load("test")
         self.seen = activity.through_front_end(self.train, self.settings)
 
@@ -172,22 +172,23 @@ def pixels(data=None):
 def digits(data=None):
     """Spoken digits of six people (FSDD), 32 log-mel bands, 10 ms a step.
 
-    The publishers' split: of each person and digit the first five recordings
-    are the test.
+    Trained on four of them, tested on the other two: where all six are known
+    already, nearly all answers are right.
 
     Args:
         data: The folder `recordings` of the data set, or an `.npz` file of
-            the same with `audio`, `offsets`, `label` and `is_test`. `None`
-            downloads the publishers' archive.
+            the same with `audio`, `offsets`, `label`, `speaker` and
+            `speaker_names`. `None` downloads the publishers' archive.
     """
-    clips, labels, is_test = read_clips(data or download_digits())
+    clips, labels, speakers = read_clips(data or download_digits())
+    is_test = np.isin(speakers, ("theo", "yweweler"))
     x = log_mel(clips)
     mean, deviation = x[~is_test].mean(), x[~is_test].std()
     x = ((x - mean) / deviation).astype("float32")
     return Sequences(
         (x[~is_test], labels[~is_test]),
         (x[is_test], labels[is_test]),
-        epochs=12,
+        epochs=20,
         batch_size=32,
     )
 
@@ -203,14 +204,15 @@ def download_digits():
 
 
 def read_clips(path):
-    """`(clips in -1 to 1, labels, whether of the test)`."""
+    """`(clips in -1 to 1, labels, who speaks)`."""
     path = pathlib.Path(path)
     if path.is_file():
         with np.load(path, allow_pickle=False) as file:
             audio, offsets = file["audio"] / 32768.0, file["offsets"]
             clips = np.split(audio, offsets[1:-1])
-            return clips, file["label"].astype("int32"), file["is_test"]
-    names = re.compile(r"(\d)_[a-z]+_(\d+)\.wav")
+            speakers = file["speaker_names"][file["speaker"]]
+            return clips, file["label"].astype("int32"), speakers
+    names = re.compile(r"(\d)_([a-z]+)_\d+\.wav")
     found = [
         (match, file)
         for file in sorted(path.iterdir())
@@ -224,15 +226,18 @@ def read_clips(path):
             samples = sound.readframes(sound.getnframes())
         clips.append(np.frombuffer(samples, "<i2") / 32768.0)
     labels = np.array([int(match[1]) for match, _ in found], "int32")
-    is_test = np.array([int(match[2]) < 5 for match, _ in found])
-    return clips, labels, is_test
+    return clips, labels, np.array([match[2] for match, _ in found])
 
 
 def log_mel(clips, frames=80, bands=32, stride=80):
-    """`(clips, frames, bands)` in decibels; 0.8 s, silence after the end."""
+    """`(clips, frames, bands)` in decibels; 0.8 s, silence after the end.
+
+    Each clip is as loud as the others at its loudest.
+    """
     audio = np.zeros((len(clips), (frames - 1) * stride), "float32")
     for row, clip in zip(audio, clips, strict=True):
-        row[: len(clip)] = clip[: len(row)]
+        loudest = max(np.max(np.abs(clip)), 1e-9)
+        row[: len(clip)] = clip[: len(row)] / loudest
     layer = keras.layers.MelSpectrogram(
         fft_length=256,
         sequence_length=200,

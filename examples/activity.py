@@ -48,7 +48,7 @@ class Settings:
     max_delay: int = 64
     interpolation: str = "linear"
     regrow: bool = False
-    delay_price: float = 0.0
+    delay_price: float = 1e-3
     stretch: int = 256
     settle: int = 32
     batch_size: int = 32

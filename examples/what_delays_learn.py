@@ -152,6 +152,7 @@ def learn_unknown_delays(options, axes):
             steps=steps,
             interpolation=interpolation,
             regrow=regrow,
+            delay_price=0.0,
         )
         model = activity.train(train, settings, options.seed, verbose=0)
         accuracy = activity.window_accuracy(model, test, settings)

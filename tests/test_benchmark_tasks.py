@@ -31,7 +31,8 @@ def clips(tmp_path, rng):
         audio=np.concatenate(sounds),
         offsets=np.cumsum([0, *map(len, sounds)]),
         label=np.array([0, 3, 9], "uint8"),
-        is_test=np.array([True, False, False]),
+        speaker=np.array([1, 0, 1], "uint8"),
+        speaker_names=np.array(["lucas", "theo"]),
     )
     return folder, tmp_path / "clips.npz"
 
@@ -44,7 +45,7 @@ def test_spoken_digits_from_a_folder_and_from_a_file(clips):
         np.testing.assert_array_equal(a, b)
     assert list(of_file[1]) == [0, 3, 9]
     task = tasks.digits(clips[0])
-    assert task.x.shape == (2, 80, 32) and task.x_test.shape == (1, 80, 32)
+    assert task.x.shape == (1, 80, 32) and task.x_test.shape == (2, 80, 32)
     assert abs(task.x.mean()) < 1e-3 and abs(task.x.std() - 1) < 1e-3
     # 50 samples, then silence: the last half is one value.
     assert np.ptp(task.x[0, 40:]) == 0
