@@ -4,7 +4,7 @@ Trains an activity recogniser on accelerometer and gyroscope samples, runs it
 sample by sample as a device would, converts it to `.tflite` and runs the files
 in LiteRT and in TFLite Micro's interpreter on the same recording.
 
-    python examples/quickstart.py            # about five minutes, two cores
+    python examples/quickstart.py            # about three minutes, two cores
     python examples/quickstart.py --fast     # a small part, under a minute
 """
 

@@ -107,8 +107,8 @@ class RegrowDelays(Scheduled):
         self.class_weight = class_weight
         self.seed = validation.seed("seed", seed)
         self.verbose = verbose
-
         self._batches = None
+        self._moved, self._settled = 0, {}
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
