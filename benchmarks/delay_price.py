@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 
 import keras_mgrade  # noqa: E402
 import tasks  # noqa: E402
-from results_file import ResultsFile  # noqa: E402
+from results_file import ResultsFile, percent  # noqa: E402
 
 matplotlib.use("Agg")
 
@@ -58,10 +58,8 @@ def table(results):
         text = f"{price:<22g}"
         for way in TAPS:
             rows = results.group(way=way, price=price)
-            right = [100 * row["accuracy"] for row in rows]
             size = np.mean([row["delay line"] for row in rows])
-            text += f"{size:12,.0f} B {np.mean(right):7.2f} +- "
-            text += f"{np.std(right, ddof=1):.2f}"
+            text += f"{size:12,.0f} B {percent(rows, 'accuracy'):>15}"
         print(text)
 
 

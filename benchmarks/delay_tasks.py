@@ -26,7 +26,7 @@ import numpy as np  # noqa: E402
 
 import keras_mgrade  # noqa: E402
 import tasks  # noqa: E402
-from results_file import ResultsFile  # noqa: E402
+from results_file import ResultsFile, percent  # noqa: E402
 
 SEEDS = (0, 1, 2)
 
@@ -125,13 +125,8 @@ def line(rows, heads):
 
     text = f"{rows[0]['taps']:5}{mean('reads'):7.1f}"
     for head in heads:
-        spread = spread_of([row[head] for row in rows])
-        text += f"{100 * mean(head):9.2f} +- {100 * spread:.2f}"
+        text += f"{percent(rows, head):>16}"
     return f"{text}{mean('delay line'):12,.0f}"
-
-
-def spread_of(values):
-    return np.std(values, ddof=1) if len(values) > 1 else 0.0
 
 
 def main(options):

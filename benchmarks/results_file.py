@@ -3,6 +3,8 @@
 import json
 import pathlib
 
+import numpy as np
+
 import machine
 
 
@@ -52,3 +54,10 @@ class ResultsFile:
             for row in self.rows
             if all(row[key] == value for key, value in chosen.items())
         ]
+
+
+def percent(rows, name):
+    """Mean and standard deviation of the seeds, in per cent."""
+    values = [100 * row[name] for row in rows]
+    spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return f"{np.mean(values):.2f} +- {spread:.2f}"

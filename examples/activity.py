@@ -208,10 +208,15 @@ def fit(
     batches = Stretches(recordings, settings, settings.steps // epochs, seed)
     callbacks = list(extra)
     if settings.regrow:
-        # Stretches of its own: those of the training stay as they would be.
-        probes = Stretches(recordings, settings, 64, seed + 1000)
-        callbacks.append(keras_mgrade.callbacks.RegrowDelays(probes))
+        callbacks.append(regrowth(recordings, settings, seed))
     model.fit(batches, epochs=epochs, verbose=verbose, callbacks=callbacks)
+
+
+def regrowth(recordings, settings, seed):
+    """Taps that jump, probed on stretches of its own: those of the training
+    stay as they would be."""
+    probes = Stretches(recordings, settings, 64, seed + 1000)
+    return keras_mgrade.callbacks.RegrowDelays(probes)
 
 
 def train(recordings, settings, seed=0, epochs=10, verbose="auto"):

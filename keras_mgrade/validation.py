@@ -10,13 +10,22 @@ import keras
 
 def positive_integer(name: str, value: Any) -> int:
     """`value` as an int of at least 1, or a `ValueError` naming it."""
+    return _integer(name, value, 1)
+
+
+def seed(name: str, value: Any) -> int:
+    """`value` as an int of at least 0, or a `ValueError` naming it."""
+    return _integer(name, value, 0)
+
+
+def _integer(name, value, lowest):
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or number < 1:
+    if number is None or number < lowest:
         raise ValueError(
-            f"`{name}` must be an integer of at least 1. "
+            f"`{name}` must be an integer of at least {lowest}. "
             f"Received: {name}={value!r}"
         )
     return number
@@ -40,17 +49,6 @@ def number(name: str, value: Any, lowest: float) -> float:
             f"Received: {name}={value!r}"
         )
     return value
-
-
-def seed(name: str, value: Any) -> int:
-    """`value` as an int of at least 0, or a `ValueError` naming it."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not (whole and value >= 0):
-        raise ValueError(
-            f"`{name}` must be an integer of at least 0. "
-            f"Received: {name}={value!r}"
-        )
-    return int(value)
 
 
 def share(name: str, value: Any) -> float:

@@ -8,6 +8,7 @@ from keras import layers, ops
 import keras_mgrade
 from control import array
 from keras_mgrade import DelayConv1D, MGrade, MinGRU, callbacks
+from keras_mgrade.callbacks.scheduled import sync
 from keras_mgrade.ops import delay_taps
 from keras_mgrade.regrowth import Regrowth, placement
 from keras_mgrade.regrowth.probe import Probe
@@ -114,7 +115,7 @@ def test_a_probe_changes_nothing(rng):
 
 class ProbesOnly(callbacks.RegrowDelays):
     def _move(self, layers):
-        self.sync()
+        sync(self.model)
         self._regrowth.move(self._draw(), [])
         self._probes += 1
 

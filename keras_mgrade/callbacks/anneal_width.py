@@ -1,7 +1,7 @@
 """Gaussians that narrow during `fit`."""
 
 from keras_mgrade import validation
-from keras_mgrade.callbacks.scheduled import Scheduled
+from keras_mgrade.callbacks.scheduled import Scheduled, sync
 from keras_mgrade.layers import DelayConv1D
 from keras_mgrade.layers.tap_weights import NARROWEST
 
@@ -79,7 +79,7 @@ class AnnealWidth(Scheduled):
         if int(share * self.STEPS) == self._reached:
             return
         self._reached = int(share * self.STEPS)
-        self.sync()
+        sync(self.model)
         rest = (1 - share) / (1 - self._gone)
         for layer, start in zip(self._layers, self._starts, strict=True):
             layer.set_widths(start**rest * self.end ** (1 - rest))

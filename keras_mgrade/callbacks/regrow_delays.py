@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_mgrade import validation
 from keras_mgrade.callbacks.batches import check, endless
-from keras_mgrade.callbacks.scheduled import Scheduled
+from keras_mgrade.callbacks.scheduled import Scheduled, sync
 from keras_mgrade.ops import kernels
 from keras_mgrade.regrowth import kept_regrowth
 
@@ -199,7 +199,7 @@ class RegrowDelays(Scheduled):
         return schedule
 
     def _move(self, layers):
-        self.sync()
+        sync(self.model)
         # What training has under way is not the probe's time.
         ops.convert_to_numpy(layers[0].kernel)
         begun = time.perf_counter()

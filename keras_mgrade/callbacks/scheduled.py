@@ -7,6 +7,12 @@ import keras
 from keras_mgrade import validation
 
 
+def sync(model):
+    """On JAX `fit` holds the variables; this writes them back."""
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()
+
+
 class Scheduled(keras.callbacks.Callback):
     """Counts the steps of a training, over several calls of `fit` if told."""
 
@@ -52,8 +58,3 @@ class Scheduled(keras.callbacks.Callback):
         if not self._begun:
             self.begin(self._total)
             self._begun = True
-
-    def sync(self):
-        """On JAX `fit` holds the variables; this writes them back."""
-        if hasattr(self.model, "jax_state_sync"):
-            self.model.jax_state_sync()

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_mgrade import gate_memory, layer_names, validation
+from keras_mgrade.callbacks.scheduled import sync
 from keras_mgrade.layers import DelayConv1D, MinGRU
 
 
@@ -76,9 +77,7 @@ class TensorBoardTaps(keras.callbacks.Callback):
         self._writer.close()
 
     def _write(self, epoch):
-        # On JAX `fit` holds the variables; this writes them back.
-        if hasattr(self.model, "jax_state_sync"):
-            self.model.jax_state_sync()
+        sync(self.model)
         if self._layers is None:
             kinds = (DelayConv1D, MinGRU)
             layers = validation.layers_of(self.model, *kinds)

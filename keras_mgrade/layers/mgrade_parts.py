@@ -50,7 +50,7 @@ class MGradeParts:
             self.convolution = DelayConv1D(
                 self.kernel_size,
                 self.max_delay,
-                **{name: self._taps[name] for name in TAPS},
+                **self._taps,
                 use_bias=False,
                 depthwise_initializer=self.depthwise_initializer,
                 delay_initializer=self.delay_initializer,

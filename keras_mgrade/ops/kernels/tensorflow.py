@@ -8,8 +8,6 @@ import tensorflow as tf
 # short, short enough that a graph stays small.
 BLOCK = 32
 
-# Up to some hundred steps its depthwise convolution keeps up with Fourier
-# transforms.
 DENSE_BY_FFT = False
 
 

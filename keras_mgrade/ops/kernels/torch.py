@@ -8,7 +8,6 @@ import torch
 # Up to here one plain loop is as fast as two loops over blocks.
 SHORT = 32
 
-# Its depthwise convolution keeps up with Fourier transforms.
 DENSE_BY_FFT = False
 
 
