@@ -1,9 +1,13 @@
+import sys
+
+import keras
 import numpy as np
 import pytest
 from keras import ops
 
 import reference
-from keras_mgrade.ops import delay_taps
+from gradients import autodiff
+from keras_mgrade.ops import delay_taps, kernels
 from tolerances import SAME_SUMS, assert_close
 
 HISTORY = 6
@@ -33,6 +37,41 @@ def test_tapped_sum_equals_the_loop(rng, length):
     assert_close(
         ops.convert_to_numpy(y), expected_sum(x, weights, delays), SAME_SUMS
     )
+
+
+@pytest.mark.parametrize("lookups", [1, 300, 1 << 18])
+def test_many_channels_and_long_sequences(rng, lookups, monkeypatch):
+    """More than is brought into order, or looked up, at once."""
+    if keras.backend.backend() == "torch":
+        module = sys.modules[kernels.tapped_sum.__module__]
+        monkeypatch.setattr(module, "LOOKUPS", lookups)
+    elif lookups > 1:
+        pytest.skip("only PyTorch looks values up")
+    x = rng.normal(size=(2, HISTORY + 101, 20)).astype("float32")
+    weights, delays = taps(rng, channels=20)
+
+    def read(x, weights):
+        return delay_taps.tapped_sum(x, weights, delays, HISTORY)
+
+    y = read(ops.convert_to_tensor(x), weights)
+    assert_close(
+        ops.convert_to_numpy(y), expected_sum(x, weights, delays), SAME_SUMS
+    )
+
+    dense = delay_taps.materialise(weights, delays, HISTORY)
+    upstream = ops.convert_to_tensor(rng.normal(size=y.shape).astype("float32"))
+    found = autodiff(
+        lambda *args: ops.sum(read(*args) * upstream),
+        [x, ops.convert_to_numpy(weights)],
+    )
+    expected = autodiff(
+        lambda *args: ops.sum(delay_taps.dense_sum(*args) * upstream),
+        [x, ops.convert_to_numpy(dense)],
+    )
+    assert_close(found[0], expected[0], SAME_SUMS)
+    at = ops.convert_to_numpy(delays)
+    of_taps = np.take_along_axis(expected[1], at, axis=0)
+    assert_close(found[1], of_taps, SAME_SUMS)
 
 
 def test_dense_sum_of_the_materialised_kernel_is_the_same(rng):

@@ -62,12 +62,13 @@ def weighted(rng, shape):
 @in_float64
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("length", [3, 40])
-def test_linear_recurrence(rng, length, reverse):
+@pytest.mark.parametrize("method", ["sequential", "parallel"])
+def test_linear_recurrence(rng, length, reverse, method):
     shape = (2, length, 2)
     read_states, read_last = weighted(rng, shape), weighted(rng, (2, 2))
 
     def loss(a, b, h):
-        states, last = linear_recurrence(a, b, h, reverse=reverse)
+        states, last = linear_recurrence(a, b, h, reverse, method)
         return read_states(ops.square(states)) + read_last(last)
 
     a = rng.uniform(0.1, 1, shape)

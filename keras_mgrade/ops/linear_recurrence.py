@@ -4,11 +4,16 @@ from typing import Any
 
 from keras import ops
 
+from keras_mgrade import validation
 from keras_mgrade.ops import kernels
 
 
 def linear_recurrence(
-    a: Any, b: Any, initial_state: Any = None, reverse: bool = False
+    a: Any,
+    b: Any,
+    initial_state: Any = None,
+    reverse: bool = False,
+    method: str = "auto",
 ) -> tuple[Any, Any]:
     """Runs `h[t] = a[t] * h[t-1] + b[t]` along axis 1.
 
@@ -33,6 +38,12 @@ def linear_recurrence(
             Defaults to `None`, which is zero.
         reverse: Whether time runs from the last step to the first. Defaults
             to `False`.
+        method: `"sequential"` takes one step after the other, `"parallel"`
+            many at once, for accelerators; both give the same numbers but
+            for rounding. `"auto"` is what is fastest: on a processor
+            sequential where XLA compiles it (JAX, and TensorFlow with
+            `jit_compile=True`), else blocks of steps side by side. Defaults
+            to `"auto"`.
 
     Returns:
         `(states, last)`: every `h[t]`, `(batch, time, channels)` in the order
@@ -40,8 +51,9 @@ def linear_recurrence(
 
     Raises:
         ValueError: If `a` and `b` differ in shape or are not of rank 3, or
-            `initial_state` does not belong to them.
+            `initial_state` does not belong to them, or `method` is unknown.
     """
+    validation.one_of("method", method, ("auto", "sequential", "parallel"))
     a, b = ops.convert_to_tensor(a), ops.convert_to_tensor(b)
     if len(a.shape) != 3 or not _same_shape(a.shape, b.shape):
         raise ValueError(
@@ -60,7 +72,7 @@ def linear_recurrence(
                 f"{(b.shape[0], b.shape[2])}. "
                 f"Received: initial_state.shape={tuple(initial_state.shape)}"
             )
-    return kernels.linear_recurrence(a, b, initial_state, reverse)
+    return kernels.linear_recurrence(a, b, initial_state, reverse, method)
 
 
 def _dtype(x: Any) -> str:

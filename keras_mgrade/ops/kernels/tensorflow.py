@@ -1,37 +1,43 @@
 """TensorFlow kernels: for graphs and XLA alike, with own gradients."""
 
 import contextlib
+import os
 
 import tensorflow as tf
+
+# Not part of the public interface; what a graph is traced for decides which
+# loop is fast.
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 # Steps unrolled in one block: long enough that the loop over blocks is
 # short, short enough that a graph stays small.
 BLOCK = 32
 
+# As many channels at a time as there are cores: more of them in flight only
+# push each other out of the cache.
+CORES = os.cpu_count() or 1
+
 DENSE_BY_FFT = False
 
 
-def linear_recurrence(a, b, initial_state, reverse):
+def linear_recurrence(a, b, initial_state, reverse, method):
     """`h[t] = a[t] * h[t-1] + b[t]` along axis 1: (states, last state)."""
+    if method == "auto":
+        method = "sequential" if _compiled_for_cpu() else "parallel"
+    states_of = _step_by_step if method == "sequential" else _block_by_block
 
     @tf.custom_gradient
     def recurrence(a, b, initial_state):
-        states = _states(a, b, initial_state, reverse)
+        states = states_of(a, b, initial_state, reverse)
 
         def gradient(d_states, d_last):
             # g[t] = dy[t] + a[t+1] g[t+1], started with the gradient of the
             # last state.
-            start = tf.expand_dims(initial_state, 1)
-            one = tf.ones_like(start)
-            if reverse:
-                a_next = tf.concat([one, a[:, :-1]], axis=1)
-                previous = tf.concat([states[:, 1:], start], axis=1)
-            else:
-                a_next = tf.concat([a[:, 1:], one], axis=1)
-                previous = tf.concat([start, states[:, :-1]], axis=1)
-            g = _states(a_next, d_states, d_last, not reverse)
+            a_next = _shifted(a, tf.ones_like(initial_state), not reverse)
+            g = states_of(a_next, d_states, d_last, not reverse)
             first = -1 if reverse else 0
-            return g * previous, g, a[:, first] * g[:, first]
+            d_initial = a[:, first] * g[:, first]
+            return g * _shifted(states, initial_state, reverse), g, d_initial
 
         return (states, states[:, 0 if reverse else -1]), gradient
 
@@ -40,8 +46,45 @@ def linear_recurrence(a, b, initial_state, reverse):
     return recurrence(a, b, initial_state)
 
 
-def _states(a, b, initial_state, reverse):
-    """The plain recurrence: blocks side by side, then joined by a carry."""
+def _compiled_for_cpu():
+    """Whether what is traced here will be compiled, and for a processor."""
+    devices = tf.config.list_logical_devices()
+    return all(device.device_type == "CPU" for device in devices) and (
+        GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+    )
+
+
+def _shifted(x, start, reverse):
+    """What stood one step before, `start` before the first one."""
+    start = tf.expand_dims(start, 1)
+    if reverse:
+        return tf.concat([x[:, 1:], start], axis=1)
+    return tf.concat([start, x[:, :-1]], axis=1)
+
+
+def _step_by_step(a, b, h, reverse):
+    """The plain recurrence; XLA makes a fast loop of it, a graph does not."""
+    length = tf.shape(a)[1]
+    states = tf.TensorArray(b.dtype, size=length, element_shape=h.shape)
+
+    def body(i, h, states):
+        t = length - 1 - i if reverse else i
+        h = a[:, t] * h + b[:, t]
+        return i + 1, h, states.write(t, h)
+
+    _, _, states = tf.while_loop(
+        lambda i, *_: i < length,
+        body,
+        (tf.constant(0), h, states),
+        maximum_iterations=length,
+    )
+    states = tf.transpose(states.stack(), (1, 0, 2))
+    states.set_shape(b.shape)
+    return states
+
+
+def _block_by_block(a, b, initial_state, reverse):
+    """The same with blocks of time side by side, then joined by a carry."""
     length = a.shape[1]
     if length is not None and length <= BLOCK:
         return tf.stack(
@@ -66,7 +109,7 @@ def _states(a, b, initial_state, reverse):
     decay = a[0]
     for factor in a[1:]:
         decay = decay * factor
-    entering = _carry(decay, ends, initial_state, blocks, reverse)
+    entering = _entering(decay, ends, initial_state, reverse)
     states = tf.stack(_loop(a, b, entering, reverse), axis=2)
     shape = tf.stack([split[0], blocks * BLOCK, split[3]])
     return tf.reshape(states, shape)[:, :length]
@@ -82,24 +125,35 @@ def _loop(a, b, h, reverse):
     return states[::-1] if reverse else states
 
 
-def _carry(decay, ends, h, blocks, reverse):
-    """The state that enters each block, `(batch, blocks, channels)`."""
-    decay = tf.transpose(decay, (1, 0, 2))
-    ends = tf.transpose(ends, (1, 0, 2))
-    entering = tf.TensorArray(h.dtype, size=blocks, element_shape=h.shape)
+def _entering(decay, ends, initial_state, reverse):
+    """The state that enters each block, `(batch, blocks, channels)`.
 
-    def body(i, h, entering):
-        block = blocks - 1 - i if reverse else i
-        entering = entering.write(block, h)
-        return i + 1, decay[block] * h + ends[block], entering
+    Doubling: after round n every block knows what 2^n blocks before it and
+    itself add up to.
+    """
+    if reverse:
+        decay, ends = decay[:, ::-1], ends[:, ::-1]
+    start = tf.expand_dims(initial_state, 1)
+    ends = tf.concat([start, ends[:, :-1]], axis=1)
+    decay = tf.concat([tf.zeros_like(start), decay[:, :-1]], axis=1)
+    position = tf.expand_dims(tf.range(tf.shape(ends)[1]), 1)
+
+    def body(reach, decay, ends):
+        inside = position >= reach
+        before = tf.roll(ends, reach, axis=1)
+        ends += decay * tf.where(inside, before, tf.zeros_like(before))
+        before = tf.roll(decay, reach, axis=1)
+        decay *= tf.where(inside, before, tf.ones_like(before))
+        return 2 * reach, decay, ends
 
     _, _, entering = tf.while_loop(
-        lambda i, *_: i < blocks,
+        lambda reach, *_: reach < tf.shape(ends)[1],
         body,
-        (tf.constant(0), h, entering),
-        maximum_iterations=blocks,
+        (tf.constant(1), decay, ends),
+        # No sequence is longer; XLA asks for a bound.
+        maximum_iterations=31,
     )
-    return tf.transpose(entering.stack(), (1, 0, 2))
+    return entering[:, ::-1] if reverse else entering
 
 
 def tapped_sum(x, weights, delays, history):
@@ -127,6 +181,7 @@ def tapped_sum(x, weights, delays, history):
             one_channel,
             (channels, tf.transpose(weights), tf.transpose(delays)),
             fn_output_signature=x.dtype,
+            parallel_iterations=CORES,
         )
 
         def gradient(upstream):
@@ -163,6 +218,7 @@ def tapped_sum(x, weights, delays, history):
                     tf.transpose(delays),
                 ),
                 fn_output_signature=(x.dtype, x.dtype),
+                parallel_iterations=CORES,
             )
             return tf.transpose(d_x, (1, 2, 0)), tf.transpose(d_weights)
 

@@ -8,62 +8,80 @@ import torch
 # Up to here one plain loop is as fast as two loops over blocks.
 SHORT = 32
 
+# Tapped sums are read row by row. A row of fewer numbers is not worth its
+# index; more channels at once than a cache line holds would be read twice;
+# as many indices are held at a time.
+ROW = 16
+GROUP = 16
+LOOKUPS = 1 << 18
+
 DENSE_BY_FFT = False
 
 
-def linear_recurrence(a, b, initial_state, reverse):
+def linear_recurrence(a, b, initial_state, reverse, method):
     """`h[t] = a[t] * h[t-1] + b[t]` along axis 1: (states, last state)."""
-    states = _Recurrence.apply(a, b, initial_state, reverse)
+    sequential = method == "sequential"
+    states = _Recurrence.apply(a, b, initial_state, reverse, sequential)
     return states, states[:, 0 if reverse else -1]
 
 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, a, b, initial_state, reverse):
-        states = _states(a, b, initial_state, reverse)
+    def forward(ctx, a, b, initial_state, reverse, sequential):
+        states = torch.empty_like(b, memory_format=torch.contiguous_format)
+        _fill(states, a, b, initial_state, reverse, sequential)
         ctx.save_for_backward(a, states, initial_state)
-        ctx.reverse = reverse
+        ctx.options = reverse, sequential
         return states
 
     @staticmethod
     def backward(ctx, d_states):
         # g[t] = dy[t] + a[t+1] g[t+1]; nothing but a and h is needed.
         a, states, initial_state = ctx.saved_tensors
-        a_next = torch.ones_like(a)
-        if ctx.reverse:
-            a_next[:, 1:] = a[:, :-1]
-        else:
-            a_next[:, :-1] = a[:, 1:]
-        zero = torch.zeros_like(initial_state)
+        reverse, sequential = ctx.options
+        first, last = (-1, 0) if reverse else (0, -1)
+        # All steps but the first one, and all but the last one.
+        later, earlier = slice(1, None), slice(None, -1)
+        if reverse:
+            later, earlier = earlier, later
         if torch.is_grad_enabled():
             # Gradients of gradients: the same with a graph of its own.
-            g = _Recurrence.apply(a_next, d_states, zero, not ctx.reverse)
-            start, first = initial_state.unsqueeze(1), 0
-            if ctx.reverse:
-                before, first = torch.cat([states[:, 1:], start], 1), -1
-            else:
-                before = torch.cat([start, states[:, :-1]], 1)
-            return g * before, g, a[:, first] * g[:, first], None
-        g = _states(a_next, d_states, zero, not ctx.reverse)
-        d_a = torch.empty_like(a)
-        if ctx.reverse:
-            torch.mul(g[:, :-1], states[:, 1:], out=d_a[:, :-1])
-            torch.mul(g[:, -1], initial_state, out=d_a[:, -1])
-            return d_a, g, a[:, -1] * g[:, -1], None
-        torch.mul(g[:, 1:], states[:, :-1], out=d_a[:, 1:])
-        torch.mul(g[:, 0], initial_state, out=d_a[:, 0])
-        return d_a, g, a[:, 0] * g[:, 0], None
-
-
-def _states(a, b, initial_state, reverse):
-    """The plain recurrence: blocks side by side, then joined by a carry."""
-    states = torch.empty_like(b, memory_format=torch.contiguous_format)
-    length = a.shape[1]
-    if length <= SHORT:
-        _loop(
-            a.unbind(1), b.unbind(1), states.unbind(1), initial_state, reverse
+            one = torch.ones_like(initial_state).unsqueeze(1)
+            start = initial_state.unsqueeze(1)
+            a_next, before = (a[:, later], one), (start, states[:, earlier])
+            if reverse:
+                a_next, before = a_next[::-1], before[::-1]
+            g = _Recurrence.apply(
+                torch.cat(a_next, 1),
+                d_states,
+                torch.zeros_like(initial_state),
+                not reverse,
+                sequential,
+            )
+            d_a = g * torch.cat(before, 1)
+            return d_a, g, a[:, first] * g[:, first], None, None
+        g = torch.empty_like(states)
+        g[:, last] = d_states[:, last]
+        _fill(
+            g[:, earlier],
+            a[:, later],
+            d_states[:, earlier],
+            g[:, last],
+            not reverse,
+            sequential,
         )
-        return states
+        d_a = torch.empty_like(states)
+        torch.mul(g[:, later], states[:, earlier], out=d_a[:, later])
+        torch.mul(g[:, first], initial_state, out=d_a[:, first])
+        return d_a, g, a[:, first] * g[:, first], None, None
+
+
+def _fill(states, a, b, h, reverse, sequential):
+    """Writes the recurrence: blocks side by side, then joined by a carry."""
+    length = a.shape[1]
+    if sequential or length <= SHORT:
+        _loop(a.unbind(1), b.unbind(1), states.unbind(1), h, reverse)
+        return
     block = math.isqrt(length)
     blocks = length // block
     rest = length - blocks * block
@@ -77,13 +95,12 @@ def _states(a, b, initial_state, reverse):
         parts = (x[:, part].unbind(1) for x in (a, b, states))
         return _loop(*parts, h, reverse) if rest else h
 
-    h = initial_state if reverse else partial(initial_state)
+    h = h if reverse else partial(h)
     a_blocks, b_blocks = split(a), split(b)
     entering = _entering(a_blocks, b_blocks, h, reverse)
     last = _loop(a_blocks, b_blocks, split(states), entering, reverse)
     if reverse:
         partial(last[:, 0])
-    return states
 
 
 def _loop(a, b, states, h, reverse):
@@ -111,7 +128,17 @@ def _entering(a, b, h, reverse):
 
 def tapped_sum(x, weights, delays, history):
     """`y[t] = sum_j weights[j] * x[history + t - delays[j]]` a channel."""
-    return _TappedSum.apply(x, weights, delays, history)
+    batch, length, channels = x.shape
+    length -= history
+    # A few long sequences are read as many short ones, each with its past.
+    pieces = min(-(-ROW // max(batch, 1)), length // (2 * history))
+    if pieces < 2:
+        return _TappedSum.apply(x, weights, delays, history)
+    piece = -(-length // pieces)
+    x = torch.nn.functional.pad(x, (0, 0, 0, pieces * piece - length))
+    x = x.unfold(1, history + piece, piece).transpose(2, 3).flatten(0, 1)
+    y = _TappedSum.apply(x, weights, delays, history)
+    return y.reshape(batch, pieces * piece, channels)[:, :length]
 
 
 class _TappedSum(torch.autograd.Function):
@@ -119,13 +146,15 @@ class _TappedSum(torch.autograd.Function):
     def forward(ctx, x, weights, delays, history):
         ctx.history = history
         ctx.save_for_backward(x, weights, delays)
-        length = x.shape[1] - history
-        channels = x.permute(2, 0, 1).contiguous()
-        y = channels.new_zeros((*channels.shape[:2], length))
-        for c, _, delay, weight in _taps(weights, delays):
-            start = history - delay
-            y[c].add_(channels[c, :, start : start + length], alpha=weight)
-        return y.permute(1, 2, 0)
+        y = x.new_empty(x.shape[0], x.shape[1] - history, x.shape[2])
+        for group in _groups(weights):
+            _read(
+                y[..., group],
+                _rows(x[..., group]),
+                weights[:, group],
+                history - delays[:, group],
+            )
+        return y
 
     @staticmethod
     def backward(ctx, upstream):
@@ -133,17 +162,70 @@ class _TappedSum(torch.autograd.Function):
         history = ctx.history
         if torch.is_grad_enabled():
             return *_differentiable(x, weights, delays, upstream), None, None
-        length = x.shape[1] - history
-        channels = x.permute(2, 0, 1).contiguous()
-        g = upstream.permute(2, 0, 1).contiguous()
-        d_x = torch.zeros_like(channels)
-        d_weights = torch.empty_like(weights)
-        for c, j, delay, weight in _taps(weights, delays):
+        d_x, d_weights = torch.empty_like(x), torch.empty_like(weights)
+        for group in _groups(weights):
+            g = _rows(upstream[..., group], history)
             # The input's gradient is the same sum run backwards in time.
-            window = slice(history - delay, history - delay + length)
-            d_x[c, :, window].add_(g[c], alpha=weight)
-            d_weights[j, c] = torch.sum(g[c] * channels[c, :, window])
-        return d_x.permute(1, 2, 0), d_weights, None, None
+            _read(d_x[..., group], g, weights[:, group], delays[:, group])
+            d_weights[:, group] = _products(
+                g[:, history : history + upstream.shape[1]],
+                _rows(x[..., group]),
+                history - delays[:, group],
+            )
+        return d_x, d_weights, None, None
+
+
+def _groups(weights):
+    """Channels that share a cache line are brought into order together."""
+    for start in range(0, weights.shape[1], GROUP):
+        yield slice(start, start + GROUP)
+
+
+def _rows(x, around=0):
+    """`(channels, around + time + around, batch)`: a row is one step."""
+    batch, length, channels = x.shape
+    rows = x.new_empty(channels, around + length + around, batch)
+    rows[:, :around] = rows[:, around + length :] = 0
+    rows[:, around : around + length] = x.permute(2, 1, 0)
+    return rows
+
+
+def _read(y, rows, weights, offsets):
+    """`y[:, t, c] = sum_j weights[j, c] * rows[c, t + offsets[j, c]]`.
+
+    To PyTorch that is a bag of embeddings, one fused loop.
+    """
+    channels, steps, batch = rows.shape
+    length, taps = y.shape[1], len(weights)
+    chunk = min(length, max(1, LOOKUPS // weights.numel()))
+    first = torch.arange(channels, device=y.device) * steps + offsets
+    at = torch.arange(chunk, device=y.device).view(-1, 1, 1) + first.t()
+    at, scale = at.reshape(-1, taps), weights.t().repeat(chunk, 1)
+    for t in range(0, length, chunk):
+        count = min(chunk, length - t) * channels
+        y[:, t : t + chunk] = (
+            torch.nn.functional.embedding_bag(
+                at[:count] + t,
+                rows.view(-1, batch),
+                mode="sum",
+                per_sample_weights=scale[:count],
+            )
+            .view(-1, channels, batch)
+            .permute(2, 0, 1)
+        )
+
+
+def _products(g, rows, offsets):
+    """`sum_t g[c, t] * rows[c, t + offsets[j, c]]` for each tap."""
+    length, batch = g.shape[1:]
+    sums = []
+    for g_c, rows_c, starts in zip(
+        g.flatten(1), rows.flatten(1), offsets.t().tolist(), strict=True
+    ):
+        for start in starts:
+            window = rows_c[start * batch : (start + length) * batch]
+            sums.append(torch.dot(g_c, window))
+    return torch.stack(sums).view(len(g), -1).t()
 
 
 def _differentiable(x, weights, delays, g):
@@ -157,13 +239,6 @@ def _differentiable(x, weights, delays, g):
     # (batch, time, taps, channels)
     windows = x[:, history + steps - delays, channels]
     return d_x, (g.unsqueeze(2) * windows).sum((0, 1))
-
-
-def _taps(weights, delays):
-    rows = zip(weights.tolist(), delays.tolist(), strict=True)
-    for j, (row_weights, row_delays) in enumerate(rows):
-        for c, weight in enumerate(row_weights):
-            yield c, j, row_delays[c], weight
 
 
 def compile_call(model):
