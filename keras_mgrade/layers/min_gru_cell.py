@@ -143,8 +143,9 @@ class MinGRUCell(HasState, keras.layers.Layer, DropoutRNNCell):
         projection = self._cast(x) @ self._cast(self.kernel)
         if self.use_bias:
             projection = ops.add(projection, self._cast(self.bias))
-        z = self.recurrent_activation(projection[..., : self.units])
-        return z, self.activation(projection[..., self.units :])
+        # Split and not sliced: the gradient of a slice is a padded array.
+        z, candidate = ops.split(projection, 2, axis=-1)
+        return self.recurrent_activation(z), self.activation(candidate)
 
     def _cast(self, x):
         return ops.cast(x, self.compute_dtype)
