@@ -8,7 +8,7 @@ from keras import ops
 import reference
 from gradients import autodiff
 from keras_mgrade.ops import delay_taps, kernels
-from tolerances import SAME_SUMS, assert_close
+from tolerances import FOURIER, SAME_SUMS, assert_close
 
 HISTORY = 6
 
@@ -83,6 +83,22 @@ def test_dense_sum_of_the_materialised_kernel_is_the_same(rng):
     assert_close(
         ops.convert_to_numpy(y), expected_sum(x, weights, delays), SAME_SUMS
     )
+
+
+@pytest.mark.parametrize("length", [1, 300])
+def test_wide_sum_is_the_dense_sum(rng, length):
+    """By Fourier transform on every backend where both are long."""
+    x = rng.normal(size=(2, 199 + length, 3)).astype("float32")
+    kernel = rng.normal(size=(200, 3)).astype("float32")
+    x, kernel = ops.convert_to_tensor(x), ops.convert_to_tensor(kernel)
+    by_fft = delay_taps.fft_is_faster(x, kernel)
+    assert by_fft or length == 1
+    y = delay_taps.wide_sum(x, kernel)
+    expected = delay_taps.dense_sum(x, kernel)
+    y, expected = ops.convert_to_numpy(y), ops.convert_to_numpy(expected)
+    assert_close(y, expected, FOURIER)
+    if not by_fft:
+        np.testing.assert_array_equal(y, expected)
 
 
 def test_tapped_step_is_the_last_step_of_the_sum(rng):

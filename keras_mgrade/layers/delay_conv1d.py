@@ -63,8 +63,9 @@ class DelayConv1D(TapWeights, CarriedState, keras.layers.Layer):
             between its two neighbours; trained by `fit`. `"integer"`: delays
             are whole steps and stay where they are put. `"gaussian"`: each
             tap reads every step, weighted by a bell of `width` (the paper's
-            kernel); on JAX by Fourier transforms, whose rounding every step
-            of a sequence shares, a NaN too. Defaults to `"linear"`.
+            kernel); by Fourier transforms where these are faster for the
+            shape, whose rounding every step of a sequence shares, a NaN too.
+            Defaults to `"linear"`.
         activation: Activation of the output. Defaults to `None`.
         use_bias: Whether to add a bias. Defaults to `True`.
         depthwise_initializer: Initializer of the kernel. Defaults to

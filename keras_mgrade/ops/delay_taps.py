@@ -6,8 +6,10 @@ kernel is one array `(d + 1, c)` whose entry n multiplies `x[t - n]`. In both
 cases the sequence comes with its past in front: `(b, d + t, c)`.
 """
 
+import math
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_mgrade.ops import kernels
@@ -90,10 +92,12 @@ def fft_sum(x: Any, kernel: Any) -> Any:
 
 
 def wide_sum(x: Any, kernel: Any) -> Any:
-    """`dense_sum`, or `fft_sum` where the backend is much faster with it.
+    """`dense_sum`, or `fft_sum` where that is faster for the shape.
 
-    The latter on JAX, for float32 sequences of known length: a Gaussian's
-    output then depends on later steps of the same channel by their rounding.
+    The latter for float32 sequences of known length and kernels that are long
+    enough (on a processor any on JAX, some 100 steps in a TensorFlow graph and
+    on PyTorch): an output then depends on later steps of the same channel by
+    their rounding.
 
     Args:
         x: The sequence and its past, `(batch, max_delay + time, channels)`.
@@ -102,10 +106,22 @@ def wide_sum(x: Any, kernel: Any) -> Any:
     Returns:
         `(batch, time, channels)`.
     """
-    known = isinstance(x.shape[1], int)
-    if kernels.DENSE_BY_FFT and known and x.dtype == "float32":
-        return fft_sum(x, kernel)
-    return dense_sum(x, kernel)
+    return (
+        fft_sum(x, kernel) if fft_is_faster(x, kernel) else dense_sum(x, kernel)
+    )
+
+
+def fft_is_faster(x: Any, kernel: Any) -> bool:
+    """Whether `wide_sum` takes the Fourier transform, by shape and dtype."""
+    length = x.shape[1]
+    if not isinstance(length, int):
+        return False
+    if keras.backend.standardize_dtype(x.dtype) != "float32":
+        return False
+    taps = kernel.shape[0]
+    _, circle = _circle(x, 0)
+    points = circle * math.log2(max(circle, 2))
+    return taps * (length - taps + 1) > kernels.fourier_cost() * points
 
 
 def autocorrelation(x: Any, max_delay: int) -> Any:

@@ -4,31 +4,31 @@ import keras
 
 if keras.backend.backend() == "tensorflow":
     from keras_mgrade.ops.kernels.tensorflow import (
-        DENSE_BY_FFT,
         OwnRandomness,
         compile_call,
         compile_gradient,
         compile_loop,
+        fourier_cost,
         linear_recurrence,
         tapped_sum,
     )
 elif keras.backend.backend() == "jax":
     from keras_mgrade.ops.kernels.jax import (
-        DENSE_BY_FFT,
         OwnRandomness,
         compile_call,
         compile_gradient,
         compile_loop,
+        fourier_cost,
         linear_recurrence,
         tapped_sum,
     )
 elif keras.backend.backend() == "torch":
     from keras_mgrade.ops.kernels.torch import (
-        DENSE_BY_FFT,
         OwnRandomness,
         compile_call,
         compile_gradient,
         compile_loop,
+        fourier_cost,
         linear_recurrence,
         tapped_sum,
     )
@@ -40,11 +40,11 @@ else:
     )
 
 __all__ = [
-    "DENSE_BY_FFT",
     "OwnRandomness",
     "compile_call",
     "compile_gradient",
     "compile_loop",
+    "fourier_cost",
     "linear_recurrence",
     "tapped_sum",
 ]
