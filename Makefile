@@ -20,12 +20,14 @@ INSTALL := $(PIP) install -q --no-deps
 PROJECT := pyproject.toml setup.py keras_mgrade/version.py
 EXTRAS := tensorflow,jax,torch,tflite,compression,tensorboard,test,examples
 
-.PHONY: help demo test lint format lock resolve clean
+.PHONY: help demo test bench bench-fast lint format lock resolve clean
 
 help:
 	@echo "make demo      trains and streams a small model (examples/quickstart.py)"
 	@echo "make test      lint, then the tests once per backend"
 	@echo "               (BACKEND=jax make test: only that one)"
+	@echo "make bench     speed beside peers, half an hour on an idle machine"
+	@echo "make bench-fast   the same with fewer rounds and sizes"
 	@echo "make lint      ruff: rules and format"
 	@echo "make format    ruff: repairs what it can"
 	@echo "make lock      resolves requirements/*.in into the lock files"
@@ -55,6 +57,12 @@ test: $(VENV)/.dev
 	printf '%-28s %5d s\n' total $$((SECONDS - begin)); \
 	! grep -q FAILED "$$results"/* || failed=1; \
 	rm -r "$$results"; exit $$failed
+
+bench: $(VENV)/.bench
+	@$(PY) benchmarks/speed.py
+
+bench-fast: $(VENV)/.bench
+	@$(PY) benchmarks/speed.py --fast
 
 lint: $(VENV)/.dev
 	@$(PY) -m ruff check .
@@ -113,3 +121,8 @@ $(VENV)/.dev: requirements/dev.lock $(PROJECT) | $(PY)
 	@echo "installing keras_mgrade itself ..."
 	@$(INSTALL) --no-build-isolation -e .
 	@touch $(VENV)/.demo $@
+
+$(VENV)/.bench: requirements/bench.txt $(VENV)/.dev
+	@echo "installing the peers of requirements/bench.txt ..."
+	@$(INSTALL) -r requirements/bench.txt
+	@touch $@

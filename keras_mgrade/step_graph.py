@@ -53,10 +53,10 @@ class Step(keras.layers.Layer):
         pass
 
     def call(self, inputs, timeless=False):
-        # Keras takes the product of a number and a tensor for sparse.
-        inputs = keras.tree.map_structure(
-            lambda x: keras.ops.convert_to_tensor(x, sparse=False), inputs
-        )
+        if isinstance(inputs, (list, tuple)):
+            inputs = [_dense(x) for x in inputs]
+        else:
+            inputs = _dense(inputs)
         if timeless:
             return apply_pointwise(self.layer, inputs, timeless=True)
         if not self.state_specs:
@@ -79,6 +79,11 @@ class Step(keras.layers.Layer):
         config = dict(config)
         layer = keras.saving.deserialize_keras_object(config.pop("layer"))
         return cls(layer, **config)
+
+
+def _dense(x):
+    # Keras takes the product of a number and a tensor for sparse.
+    return keras.ops.convert_to_tensor(x, sparse=False)
 
 
 def _has_step(layer):

@@ -178,20 +178,27 @@ def compile_step(
     loop = kernels.compile_loop(stream, count)
 
     def step(x, states):
-        values = [
-            ops.convert_to_tensor(value, dtype=tensor.dtype)
-            for value, tensor in zip(_flat(x, inputs), inputs, strict=True)
-        ]
+        values = _as_tensors(_flat(x, inputs), inputs)
         states = _checked_states(states, carried)
         if _is_chunk(values, inputs):
             outputs, states = loop(values, states)
         else:
-            flat = keras.tree.flatten(call(values + states))
+            flat = call(values + states)
             first = len(flat) - count
             outputs, states = flat[:first], flat[first:]
         return outputs if several else outputs[0], states
 
     return step
+
+
+def _as_tensors(values, inputs):
+    """In the dtypes of the inputs; what is so already is not looked at."""
+    return [
+        value
+        if ops.is_tensor(value) and value.dtype == tensor.dtype
+        else ops.convert_to_tensor(value, dtype=tensor.dtype)
+        for value, tensor in zip(values, inputs, strict=True)
+    ]
 
 
 def _checked_states(states, inputs):
@@ -202,10 +209,7 @@ def _checked_states(states, inputs):
             "`initial_states` and each step give it. "
             f"Received: states={states!r}"
         )
-    states = [
-        ops.convert_to_tensor(state, dtype=tensor.dtype)
-        for state, tensor in zip(states, inputs, strict=True)
-    ]
+    states = _as_tensors(states, inputs)
     for state, tensor in zip(states, inputs, strict=True):
         if tuple(state.shape) != tuple(tensor.shape):
             raise ValueError(

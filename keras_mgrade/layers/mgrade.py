@@ -10,7 +10,7 @@ from keras_mgrade import activations, initializers, validation
 from keras_mgrade.layers.carried_state import HasState
 from keras_mgrade.layers.config import constructor_arguments
 from keras_mgrade.layers.mgrade_parts import TAPS, MGradeParts
-from keras_mgrade.layers.pointwise import apply_pointwise
+from keras_mgrade.layers.pointwise import apply_pointwise, as_one_matrix
 from keras_mgrade.layers.tap_weights import DEFAULT_WIDTH
 
 
@@ -273,6 +273,8 @@ class MGrade(MGradeParts, HasState, keras.layers.Layer):
                 return part(x, training=training, mask=mask)
             if isinstance(part, keras.layers.Dropout):
                 return part(x, training=training)
+            if isinstance(part, keras.layers.Dense):
+                return as_one_matrix(part, x)
             return part(x)
 
         outputs = self.compose(inputs, apply)

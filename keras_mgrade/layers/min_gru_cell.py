@@ -9,6 +9,7 @@ from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from keras_mgrade import activations, initializers, validation
 from keras_mgrade.layers.carried_state import HasState
 from keras_mgrade.layers.config import constructor_arguments
+from keras_mgrade.layers.pointwise import as_one_matrix
 
 
 # `DropoutRNNCell` is how `keras.layers.RNN` knows that a cell draws one mask
@@ -138,14 +139,18 @@ class MinGRUCell(HasState, keras.layers.Layer, DropoutRNNCell):
 
     def gates(self, x: Any) -> tuple[Any, Any]:
         """Gate and candidate of a step or of a whole sequence."""
-        # The operator and not `ops.matmul`, which on PyTorch computes float64
-        # in float32.
-        projection = self._cast(x) @ self._cast(self.kernel)
-        if self.use_bias:
-            projection = ops.add(projection, self._cast(self.bias))
+        projection = as_one_matrix(self._project, self._cast(x))
         # Split and not sliced: the gradient of a slice is a padded array.
         z, candidate = ops.split(projection, 2, axis=-1)
         return self.recurrent_activation(z), self.activation(candidate)
+
+    def _project(self, x):
+        # The operator and not `ops.matmul`, which on PyTorch computes float64
+        # in float32.
+        projection = x @ self._cast(self.kernel)
+        if self.use_bias:
+            projection = ops.add(projection, self._cast(self.bias))
+        return projection
 
     def _cast(self, x):
         return ops.cast(x, self.compute_dtype)

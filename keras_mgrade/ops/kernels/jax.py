@@ -4,6 +4,7 @@ import contextlib
 import functools
 
 import jax
+import keras
 from jax import lax
 from jax import numpy as jnp
 
@@ -100,8 +101,10 @@ def _over_time(step, carry, like, reverse):
         )
         return carry, filled
 
+    # An exported model does not know its length, and is not unrolled.
+    unroll = UNROLL if isinstance(length, int) else None
     carry, filled = lax.fori_loop(
-        0, length, body, (carry, jnp.zeros_like(like)), unroll=UNROLL
+        0, length, body, (carry, jnp.zeros_like(like)), unroll=unroll
     )
     return filled, carry
 
@@ -184,33 +187,28 @@ def fourier_cost():
 
 def compile_call(model):
     """A compiled inference call of `model`, its weights as arguments."""
+    # Looked up once: it takes longer than a small step.
+    variables = model.variables
 
     @jax.jit
-    def call(trainable, non_trainable, inputs):
-        outputs, _ = model.stateless_call(
-            trainable, non_trainable, inputs, training=False
-        )
-        return outputs
+    def call(values, inputs):
+        return _called_with(model, variables, values, inputs)
 
     def compiled(inputs):
-        return call(
-            [v.value for v in model.trainable_variables],
-            [v.value for v in model.non_trainable_variables],
-            inputs,
-        )
+        return call([v.value for v in variables], inputs)
 
     return compiled
 
 
 def compile_loop(model, count):
     """`compile_call` over a time axis; `model` has `count` states, last."""
+    variables = model.variables
 
     @jax.jit
-    def call(trainable, non_trainable, samples, states):
+    def call(values, samples, states):
         def step(states, sample):
-            outputs, _ = model.stateless_call(
-                trainable, non_trainable, [*sample, *states], training=False
-            )
+            inputs = [*sample, *states]
+            outputs = _called_with(model, variables, values, inputs)
             outputs = jax.tree.leaves(outputs)
             first = len(outputs) - count
             return outputs[first:], outputs[:first]
@@ -220,14 +218,15 @@ def compile_loop(model, count):
         return [jnp.moveaxis(y, 0, 1) for y in outputs], states
 
     def compiled(samples, states):
-        return call(
-            [v.value for v in model.trainable_variables],
-            [v.value for v in model.non_trainable_variables],
-            samples,
-            states,
-        )
+        return call([v.value for v in variables], samples, states)
 
     return compiled
+
+
+def _called_with(model, variables, values, inputs):
+    mapping = list(zip(variables, values, strict=True))
+    with keras.StatelessScope(state_mapping=mapping):
+        return model(inputs, training=False)
 
 
 def compile_gradient(function):

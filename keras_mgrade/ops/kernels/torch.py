@@ -250,9 +250,10 @@ def fourier_cost():
 def compile_call(model):
     """An inference call of `model`; PyTorch runs it as it stands."""
 
+    # Not `model(inputs)`, whose checks take longer than a small step.
     @torch.no_grad()
     def call(inputs):
-        return model(inputs, training=False)
+        return model.call(inputs, training=False)
 
     return call
 
