@@ -44,7 +44,7 @@ def parts(fast):
             for name in ("paper's model", "two layers of GRU")
             for mode in ("False", "True")
         ],
-        "regrowth": [["200" if fast else "1000"]],
+        "regrowth": [[]],
         "streaming": [[]],
         "growth": [[str(2**power)] for power in lengths],
         "import": [[]],
@@ -61,12 +61,10 @@ def child(part, arguments, fast):
     rounds = 5 if fast else 15
     if part in ("recurrence", "taps"):
         return getattr(speed_operations, part)(rounds)
-    if part in ("paper", "streaming"):
+    if part in ("paper", "streaming", "regrowth"):
         return getattr(speed_models, part)(rounds)
     if part == "training":
         return speed_models.training(rounds, int(arguments[0]))
-    if part == "regrowth":
-        return speed_models.regrowth(int(arguments[0]))
     if part == "growth":
         return [speed_growth.growth(int(arguments[0]))]
     if part == "import":
@@ -112,7 +110,19 @@ def run(part, arguments, backend, fast):
         )
         if done.returncode:
             raise SystemExit(f"{part} on {backend}:\n{done.stderr[-3000:]}")
-        return json.loads(answer.read_text())
+        rows = json.loads(answer.read_text())
+        return [{"process": [part, backend], **row} for row in rows]
+
+
+def kept_rows(path, work):
+    """Of an earlier run on this machine: the rows of other processes."""
+    if not path.exists():
+        return []
+    earlier = json.loads(path.read_text())
+    if earlier["machine"] != processor() or earlier["versions"] != versions():
+        return []
+    anew = [[part, backend] for part, _, backend in work]
+    return [row for row in earlier["rows"] if row["process"] not in anew]
 
 
 def versions():
@@ -155,14 +165,20 @@ def main():
         for each in several
         for backend in arguments.backends
     ]
+    name = "speed_fast" if arguments.fast else "speed"
+    path = HERE / "results" / name
+    kept = kept_rows(path.with_suffix(".json"), work)
     rows = []
     progress = tqdm.tqdm(work, unit="process")
     for part, each, backend in progress:
         progress.set_description(" ".join([part, *each, "on", backend]))
         rows += run(part, each, backend, arguments.fast)
-    name = "speed_fast" if arguments.fast else "speed"
-    results = {"machine": processor(), "versions": versions(), "rows": rows}
-    speed_table.write(results, HERE / "results" / name)
+    results = {
+        "machine": processor(),
+        "versions": versions(),
+        "rows": kept + rows,
+    }
+    speed_table.write(results, path)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Training steps of small models, and steps of a stream, beside others."""
 
+import inspect
 import subprocess
 import sys
 import time
@@ -10,7 +11,9 @@ from keras import layers, ops
 
 import keras_mgrade
 import timing
+from keras_mgrade.callbacks import RegrowDelays
 from keras_mgrade.models import paper_mgrade
+from keras_mgrade.regrowth import Regrowth
 
 BATCH, CHANNELS, UNITS = 32, 64, 64
 
@@ -177,35 +180,45 @@ def first_step(name, compiled):
     return time.perf_counter() - start
 
 
-def regrowth(steps):
-    """The share of a training of `steps` steps that `RegrowDelays` takes."""
+# A training of this many steps, some minutes; longer ones probe no more often.
+TRAINING_STEPS = 1000
+
+
+def regrowth(rounds):
+    """The share that `RegrowDelays` takes of a training.
+
+    Computed from what was timed: a step, a probe and its moves, the first of
+    which compiles.
+    """
     random = np.random.default_rng(0)
-    x = random.normal(size=(32 * 40, *PAPER_INPUT[1:])).astype("float32")
+    x = random.normal(size=PAPER_INPUT).astype("float32")
     y = random.integers(0, 10, len(x))
+    defaults = inspect.signature(RegrowDelays).parameters
+    batches = [(x, y)] * defaults["probe_batches"].default
+    probes = round(defaults["moves"].default * PAPER["kernel_size"])
     rows = []
     for mode, compiled in timing.modes().items():
-        seconds = {}
-        for name in ("without", "with"):
-            model = paper_model()
-            model.compile("adam", classification(), jit_compile=compiled)
-            model.fit(x[:64], y[:64], verbose=0)
-            regrow = keras_mgrade.callbacks.RegrowDelays((x, y), verbose=0)
-            start = time.perf_counter()
-            model.fit(
-                x,
-                y,
-                epochs=max(1, steps // 40),
-                verbose=0,
-                callbacks=[regrow] if name == "with" else [],
-            )
-            seconds[name] = time.perf_counter() - start
-        share = 1 - seconds["without"] / seconds["with"]
+        model = paper_model()
+        step = training_step(model, PAPER_INPUT, compiled, classification())
+        step()
+        regrown = Regrowth(model, optimizer=model.optimizer)
+        start = time.perf_counter()
+        regrown.move(batches)
+        first = 1e3 * (time.perf_counter() - start)
+        timed = timing.race(
+            {"step": step, "probe": lambda r=regrown: r.move(batches)}, rounds
+        )
+        every = [timed[name]["ms"] for name in ("step", "probe")]
+        taken = first + (probes - 1) * every[1]
         rows.append(
             {
                 "part": "regrowth",
                 "mode": mode,
-                "name": f"share of {steps} steps",
-                "share": round(share, 4),
+                "name": f"{probes} probes in {TRAINING_STEPS:,} steps",
+                "share": taken / (taken + TRAINING_STEPS * every[0]),
+                "first_probe_ms": first,
+                "probe_ms": every[1],
+                "step_ms": every[0],
             }
         )
     return rows

@@ -1,0 +1,46 @@
+"""Two devices train the model that one trains, with each backend's engine."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+
+SCRIPT = (
+    pathlib.Path(__file__).resolve().parent.parent
+    / "examples"
+    / "more_than_one_device.py"
+)
+# Of how far the weights move in ten steps. A delay at the end of its range
+# stays there or leaves by the sign of a gradient that is almost zero; Keras's
+# optimisers put it back with the constraint, PyTorch's do not.
+APART = {"jax": 1e-4, "tensorflow": 1e-4, "torch": 1e-2}
+
+
+def test_two_devices():
+    backend = keras.backend.backend()
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--fast", "--backend", backend],
+        env={k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    number = r"(\d[\d.e-]*)"
+    moved, apart = map(
+        float,
+        re.search(
+            f"weights move by {number}, and are {number} apart", done.stdout
+        ).groups(),
+    )
+    assert moved > 0.05
+    assert apart <= APART[backend] * moved
+    rows = re.findall(r"^(\d) devices? +[\d.]+ +([\d.]+)%$", done.stdout, re.M)
+    assert [count for count, _ in rows] == ["1", "2"]
+    # Six activities: by chance a sixth.
+    accuracies = [float(accuracy) for _, accuracy in rows]
+    assert min(accuracies) > 40
+    assert abs(accuracies[0] - accuracies[1]) < 5
