@@ -40,7 +40,6 @@ def draw(rows, path):
                     steps, [best[s] for s in steps], "o-", c=colour, label=name
                 )
         axis.set_title(f"{backend}: 64 channels, batch 32")
-        axis.legend(fontsize=8)
     axes[0].set_ylabel("one training step, ms")
     for backend in BACKENDS:
         grown = [
@@ -48,16 +47,17 @@ def draw(rows, path):
             for row in rows
             if row["part"] == "growth" and row["mode"] == backend
         ]
-        axes[3].plot(
-            [row["steps"] for row in grown],
-            [row["ms"] for row in grown],
-            "o-",
-            label=backend,
-        )
+        if grown:
+            steps = [row["steps"] for row in grown]
+            times = [row["ms"] for row in grown]
+            axes[3].plot(steps, times, "o-", label=backend)
     axes[3].set_title("MGrade of 32 channels, batch 1")
-    axes[3].legend(fontsize=8)
     for axis in axes:
-        axis.set(xscale="log", yscale="log", xlabel="steps")
+        if axis.has_data():
+            axis.legend(fontsize=8)
+        axis.set_xscale("log", base=2)
+        axis.set(yscale="log", xlabel="steps")
+        axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
     plt.close(figure)
