@@ -8,8 +8,8 @@ import keras
 from jax import lax
 from jax import numpy as jnp
 
-# Time steps in one turn of a loop; more is no faster and compiles for longer.
-UNROLL = 4
+# Everything here is compiled as a whole, once for each shape, in eager calls
+# too: a loop outside of `jit` would be compiled anew at every call.
 
 
 def linear_recurrence(a, b, initial_state, reverse, method):
@@ -23,6 +23,7 @@ def linear_recurrence(a, b, initial_state, reverse, method):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnums=(3, 4))
 def _recurrence(a, b, initial_state, reverse, parallel):
     if parallel:
         return _scan(a, b, initial_state, reverse)
@@ -39,6 +40,7 @@ def _recurrence_forward(a, b, initial_state, reverse, parallel):
     return (states, last), (a, states, initial_state)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _recurrence_backward(reverse, parallel, kept, upstream):
     a, states, initial_state = kept
     d_states, d_last = upstream
@@ -101,10 +103,8 @@ def _over_time(step, carry, like, reverse):
         )
         return carry, filled
 
-    # An exported model does not know its length, and is not unrolled.
-    unroll = UNROLL if isinstance(length, int) else None
     carry, filled = lax.fori_loop(
-        0, length, body, (carry, jnp.zeros_like(like)), unroll=unroll
+        0, length, body, (carry, jnp.zeros_like(like))
     )
     return filled, carry
 
@@ -117,6 +117,7 @@ def _at(x, t):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.jit, static_argnums=3)
 def tapped_sum(x, weights, delays, history):
     """`y[t] = sum_j weights[j] * x[history + t - delays[j]]` a channel."""
     length = x.shape[1] - history
@@ -135,6 +136,7 @@ def _tapped_forward(x, weights, delays, history):
     return tapped_sum(x, weights, delays, history), (x, weights, delays)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _tapped_backward(history, kept, upstream):
     x, weights, delays = kept
     length = x.shape[1] - history
