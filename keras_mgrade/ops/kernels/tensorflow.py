@@ -1,7 +1,6 @@
 """TensorFlow kernels: for graphs and XLA alike, with own gradients."""
 
 import contextlib
-import functools
 import os
 
 import tensorflow as tf
@@ -17,18 +16,6 @@ BLOCK = 32
 # As many channels at a time as there are cores: more of them in flight only
 # push each other out of the cache.
 CORES = os.cpu_count() or 1
-
-
-def traced_once(function):
-    """Inside a graph, layers of one shape share a trace of `function`."""
-    traced = tf.function(function, autograph=False)
-
-    @functools.wraps(function)
-    def call(*arguments):
-        eager = tf.executing_eagerly()
-        return (function if eager else traced)(*arguments)
-
-    return call
 
 
 def linear_recurrence(a, b, initial_state, reverse, method):
@@ -76,7 +63,6 @@ def _shifted(x, start, reverse):
     return tf.concat([start, x[:, :-1]], axis=1)
 
 
-@traced_once
 def _step_by_step(a, b, h, reverse):
     """The plain recurrence; XLA makes a fast loop of it, a graph does not."""
     length = tf.shape(a)[1]
@@ -98,7 +84,6 @@ def _step_by_step(a, b, h, reverse):
     return states
 
 
-@traced_once
 def _block_by_block(a, b, initial_state, reverse):
     """The same with blocks of time side by side, then joined by a carry."""
     length = a.shape[1]
@@ -174,74 +159,73 @@ def _entering(decay, ends, initial_state, reverse):
 
 def tapped_sum(x, weights, delays, history):
     """`y[t] = sum_j weights[j] * x[history + t - delays[j]]` a channel."""
+    taps = weights.shape[0]
 
     @tf.custom_gradient
     def forward(x, weights):
-        y, channels = _taps_forward(x, weights, delays, history)
+        channels = tf.transpose(x, (2, 0, 1))
+        batch, length = tf.shape(x)[0], tf.shape(x)[1] - history
+
+        def window(x_c, start, length):
+            return tf.slice(x_c, [0, start], [batch, length])
+
+        def one_channel(channel):
+            x_c, weights_c, delays_c = channel
+            return tf.add_n(
+                [
+                    weights_c[j] * window(x_c, history - delays_c[j], length)
+                    for j in range(taps)
+                ]
+            )
+
+        y = tf.map_fn(
+            one_channel,
+            (channels, tf.transpose(weights), tf.transpose(delays)),
+            fn_output_signature=x.dtype,
+            parallel_iterations=CORES,
+        )
 
         def gradient(upstream):
-            return _taps_backward(channels, weights, delays, upstream, history)
+            # The input's gradient is the same sum run backwards in time.
+            g = tf.transpose(upstream, (2, 0, 1))
+            padded = tf.pad(g, [[0, 0], [0, 0], [history, history]])
 
-        return y, gradient
+            def one_channel(channel):
+                x_c, g_c, padded_c, weights_c, delays_c = channel
+                d_weights = tf.stack(
+                    [
+                        tf.reduce_sum(
+                            g_c * window(x_c, history - delays_c[j], length)
+                        )
+                        for j in range(taps)
+                    ]
+                )
+                d_x = tf.add_n(
+                    [
+                        weights_c[j]
+                        * window(padded_c, delays_c[j], history + length)
+                        for j in range(taps)
+                    ]
+                )
+                return d_x, d_weights
+
+            d_x, d_weights = tf.map_fn(
+                one_channel,
+                (
+                    channels,
+                    g,
+                    padded,
+                    tf.transpose(weights),
+                    tf.transpose(delays),
+                ),
+                fn_output_signature=(x.dtype, x.dtype),
+                parallel_iterations=CORES,
+            )
+            return tf.transpose(d_x, (1, 2, 0)), tf.transpose(d_weights)
+
+        return tf.transpose(y, (1, 2, 0)), gradient
 
     return forward(tf.convert_to_tensor(x), tf.convert_to_tensor(weights))
-
-
-@traced_once
-def _taps_forward(x, weights, delays, history):
-    """The sum, and what it was read from, `(channels, batch, time)`."""
-    channels = tf.transpose(x, (2, 0, 1))
-    length = tf.shape(x)[1] - history
-
-    def one_channel(channel):
-        x_c, weights_c, delays_c = channel
-        return _windows_sum(x_c, weights_c, history - delays_c, length)
-
-    y = tf.map_fn(
-        one_channel,
-        (channels, tf.transpose(weights), tf.transpose(delays)),
-        fn_output_signature=x.dtype,
-        parallel_iterations=CORES,
-    )
-    return tf.transpose(y, (1, 2, 0)), channels
-
-
-@traced_once
-def _taps_backward(channels, weights, delays, upstream, history):
-    """Gradients of the sequence and of the weights."""
-    g = tf.transpose(upstream, (2, 0, 1))
-    padded = tf.pad(g, [[0, 0], [0, 0], [history, history]])
-    length = tf.shape(upstream)[1]
-
-    def one_channel(channel):
-        x_c, g_c, padded_c, weights_c, delays_c = channel
-        d_weights = tf.stack(
-            [
-                tf.reduce_sum(g_c * _window(x_c, start, length))
-                for start in tf.unstack(history - delays_c)
-            ]
-        )
-        # The input's gradient is the same sum run backwards in time.
-        d_x = _windows_sum(padded_c, weights_c, delays_c, history + length)
-        return d_x, d_weights
-
-    d_x, d_weights = tf.map_fn(
-        one_channel,
-        (channels, g, padded, tf.transpose(weights), tf.transpose(delays)),
-        fn_output_signature=(g.dtype, g.dtype),
-        parallel_iterations=CORES,
-    )
-    return tf.transpose(d_x, (1, 2, 0)), tf.transpose(d_weights)
-
-
-def _windows_sum(x, weights, starts, length):
-    """Of `(batch, time)`: one window for each weight."""
-    pairs = zip(tf.unstack(weights), tf.unstack(starts), strict=True)
-    return tf.add_n([w * _window(x, start, length) for w, start in pairs])
-
-
-def _window(x, start, length):
-    return tf.slice(x, [0, start], [tf.shape(x)[0], length])
 
 
 def fourier_cost():
