@@ -53,10 +53,7 @@ class Step(keras.layers.Layer):
         pass
 
     def call(self, inputs, timeless=False):
-        if isinstance(inputs, (list, tuple)):
-            inputs = [_dense(x) for x in inputs]
-        else:
-            inputs = _dense(inputs)
+        inputs = _dense(inputs)
         if timeless:
             return apply_pointwise(self.layer, inputs, timeless=True)
         if not self.state_specs:
@@ -82,6 +79,11 @@ class Step(keras.layers.Layer):
 
 
 def _dense(x):
+    # Not `keras.tree`, which would flatten and rebuild at every step.
+    if isinstance(x, dict):
+        return {key: _dense(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_dense(value) for value in x]
     # Keras takes the product of a number and a tensor for sparse.
     return keras.ops.convert_to_tensor(x, sparse=False)
 

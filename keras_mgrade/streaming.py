@@ -177,13 +177,19 @@ def compile_step(
     call = kernels.compile_call(stream)
     loop = kernels.compile_loop(stream, count)
 
+    # Looked up once: a small step takes no longer than a few such questions.
+    sample_shapes = [tuple(tensor.shape) for tensor in inputs]
+    state_shapes = [tuple(tensor.shape) for tensor in carried]
+
     def step(x, states):
         values = _as_tensors(_flat(x, inputs), inputs)
-        states = _checked_states(states, carried)
-        if _is_chunk(values, inputs):
+        states = _checked_states(states, carried, state_shapes)
+        if _is_chunk(values, inputs, sample_shapes):
             outputs, states = loop(values, states)
         else:
             flat = call(values + states)
+            if len(stream.outputs) == 1:
+                flat = [flat]
             first = len(flat) - count
             outputs, states = flat[:first], flat[first:]
         return outputs if several else outputs[0], states
@@ -192,7 +198,11 @@ def compile_step(
 
 
 def _as_tensors(values, inputs):
-    """In the dtypes of the inputs; what is so already is not looked at."""
+    """In the dtypes of the inputs.
+
+    On TensorFlow and JAX what is so already is left as it is; PyTorch's names
+    for dtypes are its own, and its tensors may have to change the device.
+    """
     return [
         value
         if ops.is_tensor(value) and value.dtype == tensor.dtype
@@ -201,7 +211,7 @@ def _as_tensors(values, inputs):
     ]
 
 
-def _checked_states(states, inputs):
+def _checked_states(states, inputs, wanted):
     """As tensors of the stream's dtypes: they may come from a file."""
     if not isinstance(states, (list, tuple)) or len(states) != len(inputs):
         raise ValueError(
@@ -210,11 +220,10 @@ def _checked_states(states, inputs):
             f"Received: states={states!r}"
         )
     states = _as_tensors(states, inputs)
-    for state, tensor in zip(states, inputs, strict=True):
-        if tuple(state.shape) != tuple(tensor.shape):
+    for state, tensor, shape in zip(states, inputs, wanted, strict=True):
+        if tuple(state.shape) != shape:
             raise ValueError(
-                f"`states` must have '{tensor.name}' of shape "
-                f"{tuple(tensor.shape)}. "
+                f"`states` must have '{tensor.name}' of shape {shape}. "
                 f"Received: states[...].shape={tuple(state.shape)}"
             )
     return states
@@ -222,11 +231,11 @@ def _checked_states(states, inputs):
 
 def _flat(x, inputs):
     """One sample for each input, in the stream's order."""
+    if len(inputs) == 1 and not isinstance(x, dict):
+        return [x]
     names = [tensor.name for tensor in inputs]
     if isinstance(x, dict) and set(x) == set(names):
         return [x[name] for name in names]
-    if len(inputs) == 1 and not isinstance(x, dict):
-        return [x]
     if not isinstance(x, (list, tuple)) or len(x) != len(inputs):
         raise ValueError(
             f"`x` must be a list of {len(inputs)} samples, or a dictionary, "
@@ -235,10 +244,9 @@ def _flat(x, inputs):
     return x
 
 
-def _is_chunk(values, inputs):
+def _is_chunk(values, inputs, wanted):
     """Whether all values have a time axis; checks their shapes."""
     shapes = [tuple(value.shape) for value in values]
-    wanted = [tuple(tensor.shape) for tensor in inputs]
     if shapes == wanted:
         return False
     lengths = {shape[1] for shape in shapes if len(shape) > 1}

@@ -59,6 +59,30 @@ def gradient_penalty(loss, array):
     return [keras.ops.convert_to_numpy(t) for t in (value, slope)]
 
 
+def compile_penalty(loss, compiled):
+    """`gradient_penalty` of `loss` as a graph, with XLA if `compiled`."""
+    backend = keras.backend.backend()
+    if backend == "jax" and compiled:
+        import jax
+
+        loss = jax.jit(loss)
+    if backend != "tensorflow":
+        return lambda array: gradient_penalty(loss, array)
+    import tensorflow as tf
+
+    @tf.function(jit_compile=compiled)
+    def penalty(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = loss(x)
+            value = tf.reduce_sum(inner.gradient(y, x) ** 2)
+        return value, outer.gradient(value, x)
+
+    return lambda array: [t.numpy() for t in penalty(tf.constant(array))]
+
+
 def central_differences(loss, arrays, step=1e-5):
     """The same by moving every entry a little, with no autodiff at all."""
     if keras.backend.backend() == "jax":

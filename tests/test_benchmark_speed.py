@@ -3,7 +3,6 @@
 import json
 import time
 
-import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -86,8 +85,3 @@ def test_ratios_are_held_against_their_targets(tmp_path):
     assert "| keras.ops.associative_scan | does not run | 80 |" in text
     assert json.loads((tmp_path / "speed.json").read_text()) == results
     assert (tmp_path / "speed.png").stat().st_size > 5000
-
-
-def test_modes_name_this_backend():
-    backend = keras.backend.backend()
-    assert all(mode.split()[0] == backend for mode in timing.modes())

@@ -13,10 +13,8 @@ SCRIPT = (
     / "examples"
     / "more_than_one_device.py"
 )
-# Of how far the weights move in ten steps. A delay at the end of its range
-# stays there or leaves by the sign of a gradient that is almost zero; Keras's
-# optimisers put it back with the constraint, PyTorch's do not.
-APART = {"jax": 1e-4, "tensorflow": 1e-4, "torch": 1e-2}
+# Of how far the weights move in ten steps: float32 sums in another order.
+APART = 1e-4
 
 
 def test_two_devices():
@@ -37,7 +35,7 @@ def test_two_devices():
         ).groups(),
     )
     assert moved > 0.05
-    assert apart <= APART[backend] * moved
+    assert apart <= APART * moved
     rows = re.findall(r"^(\d) devices? +[\d.]+ +([\d.]+)%$", done.stdout, re.M)
     assert [count for count, _ in rows] == ["1", "2"]
     # Six activities: by chance a sixth.

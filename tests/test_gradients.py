@@ -14,7 +14,12 @@ import numpy as np
 import pytest
 from keras import ops
 
-from gradients import autodiff, central_differences, gradient_penalty
+from gradients import (
+    autodiff,
+    central_differences,
+    compile_penalty,
+    gradient_penalty,
+)
 from keras_mgrade import DelayConv1D, MGrade, MinGRU
 from keras_mgrade.ops import delay_taps, linear_recurrence
 from tolerances import DIFFERENCES, DIFFERENCES_THROUGH_FLOAT32, assert_close
@@ -192,6 +197,47 @@ def test_gradients_of_gradients(rng, make):
         truth[at] = (values[0] - values[1]) / (2 * step)
     assert np.abs(truth).max() > 1e-3
     assert_close(slope, truth, DIFFERENCES)
+
+
+@in_float64
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("method", ["sequential", "parallel"])
+def test_gradients_of_gradients_over_blocks(rng, method, compiled):
+    """More steps than a block has, compiled and not."""
+    if keras.backend.backend() == "torch" and compiled:
+        pytest.skip("PyTorch runs it as it stands")
+
+    def loss(x):
+        states, _ = linear_recurrence(x, ops.square(x), method=method)
+        return ops.sum(ops.square(states))
+
+    check_penalty(rng, loss, rng.uniform(0.2, 0.9, (2, 40, 2)), compiled)
+
+
+@in_float64
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradients_of_gradients_of_taps(rng, compiled):
+    if keras.backend.backend() == "torch" and compiled:
+        pytest.skip("PyTorch runs it as it stands")
+    weights = rng.normal(size=(3, 2))
+    delays = ops.convert_to_tensor(rng.integers(0, 5, (3, 2)).astype("int32"))
+
+    def loss(x):
+        y = delay_taps.tapped_sum(x, ops.convert_to_tensor(weights), delays, 4)
+        return ops.sum(y * y * y)
+
+    check_penalty(rng, loss, rng.normal(size=(2, 12, 2)), compiled)
+
+
+def check_penalty(rng, loss, x, compiled):
+    """Its gradient along one direction, against differences."""
+    penalty = compile_penalty(loss, compiled)
+    _, slope = penalty(x)
+    direction = rng.normal(size=x.shape)
+    step = 1e-5
+    values = [penalty(x + s * step * direction)[0] for s in (1, -1)]
+    truth = (values[0] - values[1]) / (2 * step)
+    assert abs(np.sum(slope * direction) - truth) <= DIFFERENCES * abs(truth)
 
 
 @in_float64

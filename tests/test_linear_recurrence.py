@@ -27,6 +27,15 @@ def test_equals_the_loop(rng, length, reverse, method):
     assert_close(ops.convert_to_numpy(last), expected_last, SAME_SUMS)
 
 
+@pytest.mark.parametrize("method", ["auto", "sequential", "parallel"])
+def test_no_row(method):
+    for length in (1, 40):
+        empty = np.zeros((0, length, 3), "float32")
+        states, last = linear_recurrence(empty, empty, method=method)
+        assert tuple(states.shape) == empty.shape
+        assert tuple(last.shape) == (0, 3)
+
+
 def test_starts_from_zero(rng):
     a, b, h = coefficients(rng, 5)
     states, _ = linear_recurrence(a, b)

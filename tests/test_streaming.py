@@ -552,7 +552,11 @@ def test_states_that_are_not_zero_equal_an_initial_state(rng):
     assert_close(ours, np.swapaxes(expected, 0, 1), SAME_SUMS)
 
 
-@pytest.mark.parametrize("make", [everything, golden_model])
+def no_states():
+    return sequential(layers.Dense(2))
+
+
+@pytest.mark.parametrize("make", [everything, golden_model, no_states])
 def test_the_compiled_step_equals_the_plain_call(make, rng):
     model = make()
     scramble(model, rng)
@@ -563,13 +567,30 @@ def test_the_compiled_step_equals_the_plain_call(make, rng):
     several = len(xs) > 1
     for _ in range(2):
         inputs = [*map(ops.convert_to_tensor, xs), *states]
-        expected = [ops.convert_to_numpy(y) for y in stream(inputs)]
+        expected = keras.tree.flatten(stream(inputs))
+        expected = [ops.convert_to_numpy(y) for y in expected]
         y, states = step(xs if several else xs[0], states)
         assert isinstance(y, list) == several
         for actual, truth in zip(
             [*(y if several else [y]), *states], expected, strict=True
         ):
             assert_close(ops.convert_to_numpy(actual), truth, SAME_SUMS)
+
+
+@keras.saving.register_keras_serializable("test")
+class Ratio(layers.Layer):
+    """Takes a dictionary, in which a list lies."""
+
+    def call(self, inputs):
+        first, second = inputs["pair"]
+        return first / (1 + ops.square(second)) + inputs["offset"]
+
+
+def test_a_layer_without_time_takes_what_it_takes(rng):
+    x = keras.Input((None, CHANNELS))
+    h = TemporalPooling("last")(gru()(x))
+    y = Ratio()({"pair": [h, ops.tanh(h)], "offset": h})
+    assert_streams(keras.Model(x, y), rng)
 
 
 @keras.saving.register_keras_serializable("test")

@@ -25,6 +25,10 @@ DIFFERENCES_THROUGH_FLOAT32 = 5e-3
 # (exp, rsqrt) that differ in the last bit.
 OTHER_BACKEND = 2e-5
 
+# Gradients through two whole layers, compiled and not: the same, and every
+# normalisation on the way back divides by a deviation that is rounded too.
+THROUGH_LAYERS = 1e-4
+
 # A Fourier transform of float32 against sums: every value is rounded by some
 # 1e-7 of the largest, a few times for each halving.
 FOURIER = 1e-5

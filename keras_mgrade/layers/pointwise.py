@@ -117,8 +117,8 @@ def apply_pointwise(layer: Any, x: Any, timeless: bool = False) -> Any:
 def as_one_matrix(product: Callable[[Any], Any], x: Any) -> Any:
     """`product(x)` of all steps of all rows under one another.
 
-    The gradient of a product with a batch in front takes several times as
-    long in XLA, and in a TensorFlow graph longer too.
+    The gradient of a product with a batch in front takes longer, in JAX above
+    all (`choices` in benchmarks/results/speed.md).
 
     Args:
         product: From `(n, features)` to `(n, units)`.

@@ -6,7 +6,6 @@ kernel is one array `(d + 1, c)` whose entry n multiplies `x[t - n]`. In both
 cases the sequence comes with its past in front: `(b, d + t, c)`.
 """
 
-import math
 from typing import Any
 
 import keras
@@ -94,10 +93,10 @@ def fft_sum(x: Any, kernel: Any) -> Any:
 def wide_sum(x: Any, kernel: Any) -> Any:
     """`dense_sum`, or `fft_sum` where that is faster for the shape.
 
-    The latter for float32 sequences of known length and kernels that are long
-    enough (on a processor any on JAX, some 100 steps in a TensorFlow graph and
-    on PyTorch): an output then depends on later steps of the same channel by
-    their rounding.
+    The latter for float32 sequences of known length, on a processor: always in
+    JAX and XLA, in a TensorFlow graph from 16 taps and 512 steps on, on PyTorch
+    from some thirty taps on. An output then depends on later steps of the same
+    channel by their rounding.
 
     Args:
         x: The sequence and its past, `(batch, max_delay + time, channels)`.
@@ -119,9 +118,7 @@ def fft_is_faster(x: Any, kernel: Any) -> bool:
     if keras.backend.standardize_dtype(x.dtype) != "float32":
         return False
     taps = kernel.shape[0]
-    _, circle = _circle(x, 0)
-    points = circle * math.log2(max(circle, 2))
-    return taps * (length - taps + 1) > kernels.fourier_cost() * points
+    return kernels.fourier_is_faster(taps, length - taps + 1)
 
 
 def autocorrelation(x: Any, max_delay: int) -> Any:
@@ -145,12 +142,15 @@ def autocorrelation(x: Any, max_delay: int) -> Any:
 def _circle(x, room):
     """Length of a sequence, and of a Fourier transform with `room` to spare.
 
-    A power of two is the fastest, where the length is known.
+    A transform is fast where the prime factors of its length are small.
     """
     length = x.shape[1] or ops.shape(x)[1]
     circle = length + room
     if isinstance(circle, int):
-        circle = 1 << (circle - 1).bit_length()
+        circle = min(
+            odd << max(1, (-(-circle // odd) - 1).bit_length())
+            for odd in (1, 3, 5, 9, 15, 25)
+        )
     return length, circle
 
 

@@ -40,10 +40,11 @@ def linear_recurrence(
             to `False`.
         method: `"sequential"` takes one step after the other, `"parallel"`
             many at once, for accelerators; both give the same numbers but
-            for rounding. `"auto"` is what is fastest: on a processor
-            sequential where XLA compiles it (JAX, and TensorFlow with
-            `jit_compile=True`), else blocks of steps side by side. Defaults
-            to `"auto"`.
+            for rounding. `"auto"` is sequential where XLA compiles it for a
+            processor (JAX, and TensorFlow with `jit_compile=True`), else
+            parallel: a scan on JAX, blocks of steps side by side on
+            TensorFlow and PyTorch. On processors that is the fastest that was
+            measured. Defaults to `"auto"`.
 
     Returns:
         `(states, last)`: every `h[t]`, `(batch, time, channels)` in the order

@@ -1,50 +1,26 @@
 """What one backend does fast in its own way: the same functions in each."""
 
+import importlib
+
 import keras
 
-if keras.backend.backend() == "tensorflow":
-    from keras_mgrade.ops.kernels.tensorflow import (
-        OwnRandomness,
-        compile_call,
-        compile_gradient,
-        compile_loop,
-        fourier_cost,
-        linear_recurrence,
-        tapped_sum,
-    )
-elif keras.backend.backend() == "jax":
-    from keras_mgrade.ops.kernels.jax import (
-        OwnRandomness,
-        compile_call,
-        compile_gradient,
-        compile_loop,
-        fourier_cost,
-        linear_recurrence,
-        tapped_sum,
-    )
-elif keras.backend.backend() == "torch":
-    from keras_mgrade.ops.kernels.torch import (
-        OwnRandomness,
-        compile_call,
-        compile_gradient,
-        compile_loop,
-        fourier_cost,
-        linear_recurrence,
-        tapped_sum,
-    )
-else:
+_BACKEND = keras.backend.backend()
+if _BACKEND not in ("jax", "tensorflow", "torch"):
     raise ImportError(
         "keras_mgrade runs on the Keras backends 'tensorflow', 'jax' and "
         "'torch'; set KERAS_BACKEND to one of them before importing keras. "
-        f"Received: backend={keras.backend.backend()!r}"
+        f"Received: backend={_BACKEND!r}"
     )
 
-__all__ = [
-    "OwnRandomness",
-    "compile_call",
-    "compile_gradient",
-    "compile_loop",
-    "fourier_cost",
-    "linear_recurrence",
-    "tapped_sum",
-]
+_recurrence, _taps, _calls = (
+    importlib.import_module(f"{__name__}.{_BACKEND}.{module}")
+    for module in ("recurrence", "taps", "calls")
+)
+
+linear_recurrence = _recurrence.linear_recurrence
+tapped_sum = _taps.tapped_sum
+fourier_is_faster = _taps.fourier_is_faster
+compile_call = _calls.compile_call
+compile_loop = _calls.compile_loop
+compile_gradient = _calls.compile_gradient
+OwnRandomness = _calls.OwnRandomness

@@ -1,0 +1,1 @@
+"""JAX kernels: compiled loops with hand-written gradients."""

@@ -1,0 +1,1 @@
+"""TensorFlow kernels: for graphs and XLA alike, with own gradients."""

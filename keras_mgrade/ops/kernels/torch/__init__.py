@@ -1,0 +1,1 @@
+"""PyTorch kernels: few large operations, with own gradients."""
