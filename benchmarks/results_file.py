@@ -42,9 +42,7 @@ class ResultsFile:
 
     def add(self, row):
         self.rows.append(row)
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self.results, indent=1) + "\n")
-        part.replace(self.path)
+        write_whole(self.path, json.dumps(self.results, indent=1) + "\n")
         print(row, flush=True)
 
     def group(self, **chosen):
@@ -54,6 +52,13 @@ class ResultsFile:
             for row in self.rows
             if all(row[key] == value for key, value in chosen.items())
         ]
+
+
+def write_whole(path, text):
+    """Writes a file whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)
 
 
 def percent(rows, name):

@@ -9,13 +9,14 @@ Leave the machine alone meanwhile. The results go to `results/speed.json`,
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+
+import machine
 
 HERE = pathlib.Path(__file__).resolve().parent
 BACKENDS = ("jax", "tensorflow", "torch")
@@ -28,6 +29,8 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "MALLOC_ARENA_MAX": "1",
 }
+# The recurrence once more without them: as programs are when nobody sets them.
+FRESH = "recurrence, memory taken anew"
 
 
 def parts(fast):
@@ -36,14 +39,12 @@ def parts(fast):
     training = (32, 256) if fast else (32, 256, 1024)
     return {
         "recurrence": [[]],
+        FRESH: [[]],
         "taps": [[]],
+        "choices": [[]],
         "training": [[str(length)] for length in training],
         "paper": [[]],
-        "first step": [
-            [name, mode]
-            for name in ("paper's model", "two layers of GRU")
-            for mode in ("False", "True")
-        ],
+        "first step": [[]],
         "regrowth": [[]],
         "streaming": [[]],
         "growth": [[str(2**power)] for power in lengths],
@@ -56,10 +57,13 @@ def child(part, arguments, fast):
     import speed_growth
     import speed_models
     import speed_operations
-    import timing
+    import speed_starts
 
     rounds = 5 if fast else 15
-    if part in ("recurrence", "taps"):
+    if part in ("recurrence", FRESH):
+        rows = speed_operations.recurrence(rounds)
+        return [{**row, "part": part} for row in rows]
+    if part in ("taps", "choices"):
         return getattr(speed_operations, part)(rounds)
     if part in ("paper", "streaming", "regrowth"):
         return getattr(speed_models, part)(rounds)
@@ -67,29 +71,9 @@ def child(part, arguments, fast):
         return speed_models.training(rounds, int(arguments[0]))
     if part == "growth":
         return [speed_growth.growth(int(arguments[0]))]
-    if part == "import":
-        times = speed_models.seconds_to_import(3 if fast else 7)
-        return [
-            {
-                "part": "import",
-                "mode": next(iter(timing.modes())),
-                "name": "keras_mgrade, on top of keras",
-                **timing.summary(times),
-            }
-        ]
-    name, compiled = arguments[0], arguments[1] == "True"
-    mode = {c: m for m, c in timing.modes().items()}.get(compiled)
-    if mode is None:
-        return []
-    seconds = speed_models.first_step(name, compiled)
-    return [
-        {
-            "part": "first training step",
-            "mode": mode,
-            "name": name,
-            "ms": round(1e3 * seconds, 1),
-        }
-    ]
+    if part == "first step":
+        return speed_starts.first_steps(1 if fast else 3)
+    return speed_starts.imports(3 if fast else 7)
 
 
 def run(part, arguments, backend, fast):
@@ -101,7 +85,7 @@ def run(part, arguments, backend, fast):
             [*command, *arguments, *(["--fast"] if fast else [])],
             env={
                 **os.environ,
-                **KEEP_MEMORY,
+                **({} if part == FRESH else KEEP_MEMORY),
                 "KERAS_BACKEND": backend,
                 "TF_CPP_MIN_LOG_LEVEL": "3",
             },
@@ -114,38 +98,43 @@ def run(part, arguments, backend, fast):
         return [{"process": [part, backend], **row} for row in rows]
 
 
+def measured_with():
+    return {
+        "machine": machine.processor(),
+        "versions": machine.versions((*PACKAGES, *PEERS)),
+    }
+
+
 def kept_rows(path, work):
     """Of an earlier run on this machine: the rows of other processes."""
     if not path.exists():
         return []
     earlier = json.loads(path.read_text())
-    if earlier["machine"] != processor() or earlier["versions"] != versions():
+    if any(earlier[key] != value for key, value in measured_with().items()):
         return []
     anew = [[part, backend] for part, _, backend in work]
     return [row for row in earlier["rows"] if row["process"] not in anew]
 
 
-def versions():
-    found = {}
-    for package in (*PACKAGES, *PEERS):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+def in_order(rows):
+    """By part and backend, in whatever order they were measured."""
+    names = list(parts(True))
 
+    def place(row):
+        part, backend = row["process"]
+        return names.index(part), BACKENDS.index(backend)
 
-def processor():
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    models = [ln.split(":")[1].strip() for ln in lines if "model name" in ln]
-    return f"{models[0] if models else 'unknown'}, {os.cpu_count()} cores"
+    return sorted(rows, key=place)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fast", action="store_true")
-    parser.add_argument("--backends", nargs="+", default=BACKENDS)
-    parser.add_argument("--parts", nargs="+", default=list(parts(True)))
+    parser.add_argument(
+        "--backends", nargs="+", choices=BACKENDS, default=BACKENDS
+    )
+    names = list(parts(True))
+    parser.add_argument("--parts", nargs="+", choices=names, default=names)
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -156,6 +145,7 @@ def main():
 
     import tqdm
 
+    import results_file
     import speed_table
 
     work = [
@@ -173,12 +163,12 @@ def main():
     for part, each, backend in progress:
         progress.set_description(" ".join([part, *each, "on", backend]))
         rows += run(part, each, backend, arguments.fast)
-    results = {
-        "machine": processor(),
-        "versions": versions(),
-        "rows": kept + rows,
-    }
+        results = {**measured_with(), "rows": in_order(kept + rows)}
+        # After each: what a later process breaks must not take these along.
+        text = json.dumps(results, indent=1) + "\n"
+        results_file.write_whole(path.with_suffix(".json"), text)
     speed_table.write(results, path)
+    print(path.with_suffix(".md").read_text())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Training steps of small models, and steps of a stream, beside others."""
 
 import inspect
-import subprocess
-import sys
 import time
 
 import keras
@@ -170,16 +168,6 @@ def paper(rounds):
     ]
 
 
-def first_step(name, compiled):
-    """Seconds from a built model to the end of its first training step."""
-    make = {"paper's model": paper_model, "two layers of GRU": gru_model}[name]
-    model = make()
-    run = training_step(model, PAPER_INPUT, compiled, classification())
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 # A training of this many steps, some minutes; longer ones probe no more often.
 TRAINING_STEPS = 1000
 
@@ -289,21 +277,3 @@ def stateful_gru(sample):
         return y
 
     return run
-
-
-def seconds_to_import(rounds):
-    """`import keras`, and `import keras_mgrade` on top, in new processes."""
-    code = (
-        "import time; import keras; start = time.perf_counter(); "
-        "import keras_mgrade; print(time.perf_counter() - start)"
-    )
-    times = []
-    for _ in range(rounds):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        times.append(1e3 * float(done.stdout))
-    return times

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 import timing
+from keras_mgrade.layers.pointwise import as_one_matrix
 from keras_mgrade.ops import delay_taps, linear_recurrence
 
 BATCH, TIME, CHANNELS = 32, 1024, 64
@@ -155,6 +156,42 @@ def dcls(x, version):
         return y, torch.autograd.grad(y, [x, *trained], upstream)
 
     return run
+
+
+def choices(rounds):
+    """What the layers choose between, each both ways.
+
+    A product of all steps at once, as one of two matrices or with the batch
+    in front; a dense kernel by convolution and by Fourier transform.
+    """
+    random = np.random.default_rng(0)
+    x = random.normal(size=(BATCH, TIME, CHANNELS)).astype("float32")
+    matrix = random.normal(size=(CHANNELS, 2 * CHANNELS)).astype("float32")
+    cases = {
+        "product, batch in front": (ops.matmul, [x, matrix]),
+        "product of two matrices": (
+            lambda x, w: as_one_matrix(lambda x: ops.matmul(x, w), x),
+            [x, matrix],
+        ),
+    }
+    for steps in (8, 16, 32, 128):
+        kernel = random.normal(size=(steps, CHANNELS)).astype("float32")
+        past = np.zeros((BATCH, steps - 1, CHANNELS), "float32")
+        padded = np.concatenate([past, x], axis=1)
+        for name, function in (
+            ("convolution", delay_taps.dense_sum),
+            ("Fourier transform", delay_taps.fft_sum),
+        ):
+            cases[f"kernel of {steps} steps, {name}"] = (
+                function,
+                [padded, kernel],
+            )
+    runners = {
+        (mode, name): timing.forward_backward(function, inputs, compiled)
+        for mode, compiled in timing.modes().items()
+        for name, (function, inputs) in cases.items()
+    }
+    return rows("choices", timing.race(runners, rounds), {})
 
 
 def rows(part, results, moved):
