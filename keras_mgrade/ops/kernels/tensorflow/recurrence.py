@@ -90,12 +90,10 @@ def _block_by_block(a, b, initial_state, reverse):
     # A padded step multiplies by 1 and adds 0: it keeps the state.
     a = tf.reshape(tf.pad(a, padding, constant_values=1), split)
     b = tf.reshape(tf.pad(b, padding), split)
+    decay = tf.reduce_prod(a, axis=2)
     a, b = tf.unstack(a, axis=2), tf.unstack(b, axis=2)
     zero = tf.zeros_like(b[0])
     ends = _loop(a, b, zero, reverse)[0 if reverse else -1]
-    decay = a[0]
-    for factor in a[1:]:
-        decay = decay * factor
     entering = _entering(decay, ends, initial_state, reverse)
     states = tf.stack(_loop(a, b, entering, reverse), axis=2)
     shape = tf.stack([split[0], blocks * BLOCK, split[3]])

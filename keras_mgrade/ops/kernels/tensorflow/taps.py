@@ -21,12 +21,16 @@ def tapped_sum(x, weights, delays, history):
             graphs.one_copy(sum_of_taps),
             graphs.one_copy(gradients),
         )
+    length = None if x.shape[1] is None else x.shape[1] - history
+    delays = tf.transpose(delays)
 
     @tf.custom_gradient
     def forward(x, weights):
         y = sum_of_taps(x, weights, delays, history, time)
-        length = None if x.shape[1] is None else x.shape[1] - history
-        y.set_shape((x.shape[0], length, x.shape[2]))
+        # What is traced for another length may be used for this one.
+        shape = x.shape.as_list()
+        shape[1 + time] = length
+        y.set_shape(shape)
 
         def gradient(upstream):
             d_x, d_weights = gradients(
@@ -37,57 +41,59 @@ def tapped_sum(x, weights, delays, history):
 
         return y, gradient
 
-    return forward(tf.convert_to_tensor(x), tf.convert_to_tensor(weights))
+    # Tensors, not variables, which a custom gradient would have to know.
+    x, weights = map(tf.convert_to_tensor, (x, weights))
+    # Outside of it, so that what is kept for the gradient is in order already.
+    y = forward(_channel_major(x, time), tf.transpose(weights))
+    return _channel_last(y, time)
 
 
 def _sum_of_taps(x, weights, delays, history, time):
-    length = tf.shape(x)[1] - history
+    length = tf.shape(x)[1 + time] - history
 
     def one_channel(channel):
         x_c, weights_c, delays_c = channel
         starts = tf.unstack(history - delays_c)
-        return _weighted(weights_c, _windows(x_c, starts, length, time))
+        windows = _windows(x_c, starts, length, time)
+        if time:
+            return _weighted(weights_c, windows)
+        y = tf.matmul(weights_c[tf.newaxis], _rows(windows))
+        return tf.reshape(y, (length, -1))
 
-    y = tf.map_fn(
+    return tf.map_fn(
         one_channel,
-        (
-            _channel_major(x, time),
-            tf.transpose(weights),
-            tf.transpose(delays),
-        ),
+        (x, weights, delays),
         fn_output_signature=x.dtype,
         parallel_iterations=_at_a_time(),
     )
-    return _channel_last(y, time)
 
 
 def _tap_gradients(x, weights, delays, upstream, history, time):
-    length = tf.shape(upstream)[1]
+    length = tf.shape(upstream)[1 + time]
     around = [[0, 0], [0, 0], [0, 0]]
     around[1 + time] = [history, history]
     # The input's gradient is the same sum run backwards in time.
-    g = tf.pad(_channel_major(upstream, time), around)
+    g = tf.pad(upstream, around)
 
     def one_channel(channel):
         x_c, g_c, weights_c, delays_c = channel
         back = _windows(g_c, tf.unstack(delays_c), history + length, time)
+        if not time:
+            rows = _rows(back)
+            d_x = tf.matmul(weights_c[tf.newaxis], rows)
+            d_weights = tf.linalg.matvec(rows, tf.reshape(x_c, (-1,)))
+            return tf.reshape(d_x, tf.shape(x_c)), d_weights
         d_x = _weighted(weights_c, back)
         (g_c,) = _windows(g_c, [history], length, time)
         starts = tf.unstack(history - delays_c)
         return d_x, _products(g_c, _windows(x_c, starts, length, time))
 
-    d_x, d_weights = tf.map_fn(
+    return tf.map_fn(
         one_channel,
-        (
-            _channel_major(x, time),
-            g,
-            tf.transpose(weights),
-            tf.transpose(delays),
-        ),
+        (x, g, weights, delays),
         fn_output_signature=(x.dtype, x.dtype),
         parallel_iterations=_at_a_time(),
     )
-    return _channel_last(d_x, time), tf.transpose(d_weights)
 
 
 def _at_a_time():
@@ -132,9 +138,16 @@ def _moving_window(x, start, length):
     return window(x)
 
 
+def _rows(windows):
+    """Windows as the rows of a matrix, of which a graph makes products.
+
+    Sums of weighted windows would read and write a sum for every tap.
+    """
+    return tf.concat([tf.reshape(x, (1, -1)) for x in windows], axis=0)
+
+
 def _weighted(weights, windows):
-    # One after the other: a graph then adds in place, which `tf.add_n` of
-    # eight products does not.
+    """The same for XLA, which makes one loop of it."""
     y = weights[0] * windows[0]
     for j, window in enumerate(windows[1:], 1):
         y += weights[j] * window

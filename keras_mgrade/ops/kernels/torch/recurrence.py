@@ -79,16 +79,18 @@ def _fill(states, a, b, h, reverse, sequential):
     whole, part = slice(rest, None), slice(0, rest)
 
     def split(x):
-        return x[:, whole].unflatten(1, (blocks, block)).unbind(2)
+        return x[:, whole].unflatten(1, (blocks, block))
 
     def partial(h):
         parts = (x[:, part].unbind(1) for x in (a, b, states))
         return _loop(*parts, h, reverse) if rest else h
 
     h = h if reverse else partial(h)
-    a_blocks, b_blocks = split(a), split(b)
-    entering = _entering(a_blocks, b_blocks, h, reverse)
-    last = _loop(a_blocks, b_blocks, split(states), entering, reverse)
+    decay = split(a).prod(2)
+    a_blocks, b_blocks = split(a).unbind(2), split(b).unbind(2)
+    entering = _entering(a_blocks, b_blocks, decay, h, reverse)
+    split_states = split(states).unbind(2)
+    last = _loop(a_blocks, b_blocks, split_states, entering, reverse)
     if reverse:
         partial(last[:, 0])
 
@@ -101,16 +103,17 @@ def _loop(a, b, states, h, reverse):
     return h
 
 
-def _entering(a, b, h, reverse):
+def _entering(a, b, decay, h, reverse):
     """The state that enters each block, `(batch, blocks, channels)`."""
-    order = list(reversed(range(len(a))) if reverse else range(len(a)))
-    decay, ends = a[order[0]].clone(), b[order[0]].clone()
-    for t in order[1:]:
-        decay *= a[t]
-        torch.addcmul(b[t], a[t], ends, out=ends)
+    first = -1 if reverse else 0
+    ends = b[first].clone()
+    inner = slice(None, -1) if reverse else slice(1, None)
+    a, b = a[inner], b[inner]
+    _loop(a, b, (ends,) * len(a), ends, reverse)
+    # The recurrence of whole blocks, which all but the last one hand on.
     entering = torch.empty_like(ends)
-    blocks = range(ends.shape[1])
-    for i in reversed(blocks) if reverse else blocks:
-        entering[:, i] = h
-        h = torch.addcmul(ends[:, i], decay[:, i], h)
+    entering[:, first] = h
+    decay, ends, rows = (x.unbind(1) for x in (decay, ends, entering))
+    handing = slice(1, None) if reverse else slice(None, -1)
+    _loop(decay[handing], ends[handing], rows[inner], h, reverse)
     return entering

@@ -4,11 +4,10 @@ import math
 
 import torch
 
-# A row of fewer numbers is not worth its index; more channels at once than a
-# cache line holds would be read twice; as many indices are held at a time.
+# A row of fewer numbers is not worth its index; as many indices are held at a
+# time.
 ROW = 16
-GROUP = 16
-LOOKUPS = 1 << 18
+LOOKUPS = 1 << 15
 
 
 def tapped_sum(x, weights, delays, history):
@@ -35,61 +34,42 @@ class _TappedSum(torch.autograd.Function):
     def forward(ctx, x, weights, delays, history):
         ctx.history = history
         ctx.save_for_backward(x, weights, delays)
-        y = x.new_empty(x.shape[0], x.shape[1] - history, x.shape[2])
-        for group in _groups(weights):
-            _read(
-                y[..., group],
-                _rows(x[..., group]),
-                weights[:, group],
-                history - delays[:, group],
-            )
-        return y
+        length = x.shape[1] - history
+        return _read(_rows(x), weights, history - delays, length)
 
     @staticmethod
     def backward(ctx, upstream):
         x, weights, delays = ctx.saved_tensors
-        history = ctx.history
+        history, length = ctx.history, upstream.shape[1]
         if torch.is_grad_enabled():
             return *_differentiable(x, weights, delays, upstream), None, None
-        d_x, d_weights = torch.empty_like(x), torch.empty_like(weights)
-        for group in _groups(weights):
-            g = _rows(upstream[..., group], history)
-            # The input's gradient is the same sum run backwards in time.
-            _read(d_x[..., group], g, weights[:, group], delays[:, group])
-            d_weights[:, group] = _products(
-                g[history : history + upstream.shape[1]],
-                _rows(x[..., group]),
-                history - delays[:, group],
-            )
+        # The input's gradient is the same sum run backwards in time. Padded
+        # before it is turned: batches that lie a power of two apart share
+        # their places in the cache.
+        around = (0, 0, history, history)
+        g = _rows(torch.nn.functional.pad(upstream, around))
+        d_x = _read(g, weights, delays, length + history)
+        g = g[history : history + length]
+        d_weights = _products(g, _rows(x), history - delays)
         return d_x, d_weights, None, None
 
 
-def _groups(weights):
-    """Channels that share a cache line are brought into order together."""
-    for start in range(0, weights.shape[1], GROUP):
-        yield slice(start, start + GROUP)
+def _rows(x):
+    """`(time, channels, batch)`, where a row is a step of a channel."""
+    return x.permute(1, 2, 0).contiguous()
 
 
-def _rows(x, around=0):
-    """`(around + time + around, channels, batch)`: a row is one step."""
-    batch, length, channels = x.shape
-    rows = x.new_empty(around + length + around, channels, batch)
-    rows[:around] = rows[around + length :] = 0
-    rows[around : around + length] = x.permute(1, 2, 0)
-    return rows
-
-
-def _read(y, rows, weights, offsets):
+def _read(rows, weights, offsets, length):
     """`y[:, t, c] = sum_j weights[j, c] * rows[t + offsets[j, c], c]`.
 
     To PyTorch that is a bag of embeddings, one fused loop.
     """
     _, channels, batch = rows.shape
-    length, taps = y.shape[1], len(weights)
+    y = rows.new_empty(batch, length, channels)
     chunk = min(length, max(1, LOOKUPS // weights.numel()))
     first = offsets * channels + torch.arange(channels, device=y.device)
     step = torch.arange(chunk, device=y.device).view(-1, 1, 1) * channels
-    at = (step + first.t().contiguous()).view(-1, taps)
+    at = (step + first.t().contiguous()).view(-1, len(weights))
     scale = weights.t().repeat(chunk, 1)
     for t in range(0, length, chunk):
         count = min(chunk, length - t)
@@ -103,6 +83,7 @@ def _read(y, rows, weights, offsets):
             .view(count, channels, batch)
             .permute(2, 0, 1)
         )
+    return y
 
 
 def _products(g, rows, offsets):
