@@ -75,7 +75,7 @@ def recurrence(rounds):
             runners[mode, name] = timing.forward_backward(
                 function, arrays, compiled
             )
-    return rows("recurrence", timing.race(runners, rounds), moved)
+    return rows("recurrence", runners, rounds, moved)
 
 
 def taps(rounds):
@@ -125,7 +125,7 @@ def taps(rounds):
     if keras.backend.backend() == "torch":
         for name, version in (("bilinear", "v1"), ("Gaussian", "gauss")):
             runners["torch", f"DCLS, {name}"] = dcls(x, version)
-    return rows("taps", timing.race(runners, rounds), moved)
+    return rows("taps", runners, rounds, moved)
 
 
 def dcls(x, version):
@@ -191,10 +191,12 @@ def choices(rounds):
         for mode, compiled in timing.modes().items()
         for name, (function, inputs) in cases.items()
     }
-    return rows("choices", timing.race(runners, rounds), {})
+    return rows("choices", runners, rounds)
 
 
-def rows(part, results, moved):
+def rows(part, runners, rounds, moved=None):
+    """Times each of them; `moved` arrays count as eight."""
+    results = timing.race(runners, rounds, from_memory=True)
     found = []
     for (mode, name), result in results.items():
         if name == "yardstick":

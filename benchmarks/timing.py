@@ -1,15 +1,19 @@
 """Times of things run in turns, so that a busy moment hits all of them."""
 
+import functools
 import gc
 import statistics
 import time
 
 import keras
+import numpy as np
 
 # Below this a single call is too short for the clock, in seconds.
 SHORTEST = 0.005
 # What takes longer in all is run in fewer rounds, three at least.
 LONGEST = 6.0
+# Larger than what caches hold, in bytes.
+LARGE = 1 << 27
 
 MODES = {
     "jax": {"jax": True},
@@ -23,13 +27,17 @@ def modes():
     return MODES[keras.backend.backend()]
 
 
-def race(runners, rounds):
+def race(runners, rounds, from_memory=False):
     """Runs every runner once a round, after a warm-up of its own.
 
     Args:
         runners: From a key to a function without arguments. It returns what
             has to be finished, or nothing where it finishes by itself.
         rounds: How often each of them is timed.
+        from_memory: Whether each call finds its arrays in memory and not in a
+            cache, as within a model, where those of other layers have gone
+            through it. Defaults to `False`: short ones are called several
+            times in a row.
 
     Returns:
         From key to `{"ms", "low", "high", "rounds"}`: the median, and between
@@ -47,7 +55,7 @@ def race(runners, rounds):
         start = time.perf_counter()
         finish(run())
         once = time.perf_counter() - start
-        calls[key] = max(1, int(SHORTEST / once))
+        calls[key] = 1 if from_memory else max(1, int(SHORTEST / once))
         turns[key] = max(min(3, rounds), min(rounds, int(LONGEST / once)))
     times = {key: [] for key in calls}
     gc.collect()
@@ -56,11 +64,23 @@ def race(runners, rounds):
         for turn in range(rounds):
             for key in calls:
                 if turn < turns[key]:
+                    if from_memory:
+                        _go_through_caches()
                     times[key].append(_time(runners[key], calls[key]))
     finally:
         gc.enable()
     results.update({key: summary(spent) for key, spent in times.items()})
     return {key: results[key] for key in runners}
+
+
+def _go_through_caches():
+    array = _large_array()
+    array += 1
+
+
+@functools.cache
+def _large_array():
+    return np.zeros(LARGE // 4, "float32")
 
 
 def _time(run, calls):

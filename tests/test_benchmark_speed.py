@@ -30,6 +30,16 @@ def test_a_race_times_what_runs_and_says_what_does_not():
     assert results["broken"] == {"error": "RuntimeError: no such kernel"}
 
 
+def test_a_call_may_find_its_arrays_in_memory():
+    calls = []
+    timing.race({"one": lambda: calls.append(0)}, 3, from_memory=True)
+    # Two to warm up, then one a round: nothing brings the arrays back first.
+    assert len(calls) == 2 + 3
+    calls.clear()
+    timing.race({"one": lambda: calls.append(0)}, 1)
+    assert len(calls) > 100
+
+
 @pytest.mark.parametrize("compiled", sorted(set(timing.modes().values())))
 def test_forward_and_backward_are_run(rng, compiled):
     x, w = (rng.normal(size=(3, 4)).astype("float32") for _ in range(2))
