@@ -72,7 +72,9 @@ def _fill(states, a, b, h, reverse, sequential):
     if sequential or length <= SHORT:
         _loop(a.unbind(1), b.unbind(1), states.unbind(1), h, reverse)
         return
-    block = math.isqrt(length)
+    # More blocks than steps in one: PyTorch takes several cores for what is
+    # large, and is no slower where it is large already.
+    block = 2 * math.isqrt(length) // 3
     blocks = length // block
     rest = length - blocks * block
     # What does not fill a block is done first (or, in reverse, last).
