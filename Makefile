@@ -26,7 +26,7 @@ help:
 	@echo "make demo      trains and streams a small model (examples/quickstart.py)"
 	@echo "make test      lint, then the tests once per backend"
 	@echo "               (BACKEND=jax make test: only that one)"
-	@echo "make bench     speed beside peers, half an hour on an idle machine"
+	@echo "make bench     speed beside peers, twenty minutes on an idle machine"
 	@echo "make bench-fast   the same with fewer rounds and sizes"
 	@echo "make lint      ruff: rules and format"
 	@echo "make format    ruff: repairs what it can"

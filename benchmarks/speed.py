@@ -1,6 +1,6 @@
 """How fast everything is, on each backend, beside its peers.
 
-    python benchmarks/speed.py            # everything, about half an hour
+    python benchmarks/speed.py            # everything, twenty minutes
     python benchmarks/speed.py --fast     # fewer rounds and sizes, minutes
 
 Every part runs in a process of its own for each backend, one after the other.

@@ -72,8 +72,8 @@ def training(rounds, length):
         for name, make in layer_makers().items()
     }
     if keras.backend.backend() == "torch":
-        for kind in ("GRU", "LSTM"):
-            runners["torch", f"torch.nn.{kind}"] = torch_step(kind, length)
+        for name, layer in torch_layers().items():
+            runners["torch", name] = torch_step(layer, length)
     part = f"training, {length} steps"
     return [
         {"part": part, "mode": mode, "name": name, **result}
@@ -93,22 +93,36 @@ def lazily(make, *arguments):
     return run
 
 
-def torch_step(kind, length):
-    """PyTorch's own recurrent layer, in PyTorch's own loop."""
+def torch_layers():
+    """PyTorch's own recurrent layers, and what trains as one of them."""
     import torch
 
-    layer = getattr(torch.nn, kind)(CHANNELS, UNITS, batch_first=True)
+    ours = keras_mgrade.MinGRU(UNITS, return_sequences=True)
+    ours.build((BATCH, None, CHANNELS))
+    return {
+        "torch.nn.GRU": torch.nn.GRU(CHANNELS, UNITS, batch_first=True),
+        "torch.nn.LSTM": torch.nn.LSTM(CHANNELS, UNITS, batch_first=True),
+        "MinGRU, PyTorch's own loop": ours,
+    }
+
+
+def torch_step(layer, length):
+    """A training step as PyTorch's users write it, without Keras's loop."""
+    import torch
+
     optimizer = torch.optim.SGD(layer.parameters(), 0.01)
     x = np.random.default_rng(0).normal(size=(BATCH, length, CHANNELS))
     x = torch.from_numpy(x.astype("float32"))
 
     def run():
         optimizer.zero_grad()
-        y, _ = layer(x)
+        y = layer(x)
+        if isinstance(y, tuple):
+            y, _ = y
         loss = torch.mean(torch.square(y))
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return loss.item()
 
     return run
 

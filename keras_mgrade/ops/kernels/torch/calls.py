@@ -8,9 +8,13 @@ def compile_call(model):
     """An inference call of `model`; PyTorch runs it as it stands."""
 
     # Not `model(inputs)`, whose checks take longer than a small step.
+    graph = keras.Function(model.inputs, model.outputs)
+
     @torch.no_grad()
     def call(inputs):
-        return model.call(inputs, training=False)
+        outputs = graph.call(inputs)
+        # As a model gives them.
+        return outputs if len(outputs) > 1 else outputs[0]
 
     return call
 
