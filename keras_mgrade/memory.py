@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_mgrade import streaming
+from keras_mgrade.layers.keras_steps import step_of
 
 # Bytes a value takes: matrices, vectors (biases and normalisation, 32-bit in
 # every precision), and states by their role.
@@ -193,7 +194,7 @@ _STATISTICS = {
 
 
 def _multiply_adds(layer: Any) -> int:
-    counted = getattr(layer, "multiply_adds", None)
+    counted = getattr(step_of(layer) or layer, "multiply_adds", None)
     if counted is not None:
         return counted
     if isinstance(layer, (keras.layers.Dense, keras.layers.EinsumDense)):

@@ -14,6 +14,7 @@ import numpy as np
 # What `keras.Model(inputs, outputs)` makes; Keras exports only its base.
 from keras.src.models.functional import Functional
 
+from keras_mgrade.layers import keras_steps
 from keras_mgrade.layers.pointwise import apply_pointwise, why_not_pointwise
 
 
@@ -47,7 +48,7 @@ class Step(keras.layers.Layer):
     @property
     def state_specs(self) -> list[tuple[str, tuple[int, ...], str]]:
         """`(name, shape without batch, role)` of each state."""
-        return getattr(self.layer, "state_specs", [])
+        return getattr(keras_steps.step_of(self.layer), "state_specs", [])
 
     def build(self, input_shape):
         pass
@@ -63,8 +64,9 @@ class Step(keras.layers.Layer):
 
     def run(self, x_t: Any, states: list[Any]) -> tuple[Any, list[Any]]:
         """The step itself; a device form overrides this."""
-        if _has_step(self.layer):
-            return self.layer.step(x_t, states)
+        stepped = keras_steps.step_of(self.layer)
+        if stepped is not None:
+            return stepped.step(x_t, states)
         return apply_pointwise(self.layer, x_t), []
 
     def get_config(self):
@@ -88,12 +90,6 @@ def _dense(x):
     return keras.ops.convert_to_tensor(x, sparse=False)
 
 
-def _has_step(layer):
-    return callable(getattr(layer, "step", None)) and hasattr(
-        layer, "state_specs"
-    )
-
-
 class StepGraph:
     """One pass over a model's graph that rebuilds it for one time step.
 
@@ -112,7 +108,8 @@ class StepGraph:
         self.batch_size = batch_size
         self.states, self.new_states, self.steps = [], [], {}
         self.timed = set()
-        self._calls, self._operations = {}, {}
+        self._calls, self._operations, self._replacements = {}, {}, {}
+        self._padded = {}  # From the id of a tensor to its zeros in front.
         self._names, self._named = set(reserved), set()
         self._kept = []  # Tensors stay alive, so that no id is used twice.
 
@@ -154,10 +151,17 @@ class StepGraph:
         tensors = keras.tree.flatten(x)
         if not self._timed(operation, path, tensors):
             return self._step(operation, path)(x, timeless=True)
-        if hasattr(operation, "compose") and _has_step(operation):
-            return self._composite(operation, path, x)
-        if _has_step(operation):
-            return self._stateful(operation, path, x)
+        if isinstance(operation, keras.layers.ZeroPadding1D):
+            return self._padding(operation, path, x)
+        padded = self._padded.get(id(tensors[0]), 0)
+        reason = keras_steps.why_not_a_step(operation, padded)
+        if reason is not None:
+            refuse(path, f"it {reason}", operation)
+        layer = self._replaced(operation, tensors[0])
+        if hasattr(layer, "compose") and keras_steps.step_of(layer) is layer:
+            return self._composite(layer, path, x)
+        if keras_steps.step_of(layer) is not None:
+            return self._stateful(layer, path, x)
         reason = why_not_pointwise(operation, len(tensors[0].shape) + 1)
         if reason is not None:
             refuse(path, f"it {reason}", operation)
@@ -165,6 +169,14 @@ class StepGraph:
 
     def _timed(self, operation, path, tensors):
         timed = [id(x) in self.timed for x in tensors]
+        padded = any(id(x) in self._padded for x in tensors)
+        if padded and not keras_steps.takes_padding(operation):
+            refuse(
+                path,
+                "it reads the zeros of a ZeroPadding1D",
+                operation,
+                "a convolution with padding='valid' comes next to those",
+            )
         if any(timed) and not all(timed):
             refuse(
                 path,
@@ -224,8 +236,28 @@ class StepGraph:
             for tensor in keras.tree.flatten(operation.input):
                 self._name_written(tensor)
 
+    def _padding(self, layer, path, x):
+        """Zeros in front, which the state of the next convolution holds."""
+        left, right = layer.padding
+        if right or layer.data_format == "channels_first":
+            refuse(
+                path, f"it puts zeros behind (padding={layer.padding})", layer
+            )
+        name = self._identifier(path)
+        y = self._mark(keras.layers.Identity(name=name)(x), True)
+        self._padded[id(y)] = left
+        return y
+
+    def _replaced(self, layer, x):
+        """One replacement for a layer, however often it is called."""
+        if id(layer) not in self._replacements:
+            made = keras_steps.replacement(layer, x.shape[-1])
+            self._replacements[id(layer)] = made
+        return self._replacements[id(layer)]
+
     def _stateful(self, layer, path, x):
-        zeros = layer.get_initial_state(1)
+        stepped = keras_steps.step_of(layer)
+        zeros = stepped.get_initial_state(1)
         for state in zeros:
             if np.any(keras.ops.convert_to_numpy(state)):
                 refuse(
@@ -243,7 +275,7 @@ class StepGraph:
                 name=self._identifier((*path, str(call), name)),
             )
             for zero, (name, shape, _) in zip(
-                zeros, layer.state_specs, strict=True
+                zeros, stepped.state_specs, strict=True
             )
         ]
         step = self._step(layer, path)
@@ -341,17 +373,20 @@ _WAY_OUT = {
     "Masking": "a stream has no padding: feed valid samples only, or apply "
     "Masking outside the model that is streamed",
     "Embedding": "set mask_zero=False; a stream has no padding",
-    "GlobalAveragePooling1D": "use TemporalPooling('mean'), or "
-    "TemporalPooling('exponential') where the stream does not end",
+    "GlobalAveragePooling1D": "leave keepdims and data_format as they are, or "
+    "use TemporalPooling",
     "GlobalMaxPooling1D": "use TemporalPooling, which forgets",
     "GetItem": "for the last step use TemporalPooling('last')",
-    "GRU": "use MinGRU",
-    "LSTM": "use MinGRU",
-    "SimpleRNN": "use MinGRU",
-    "RNN": "use MinGRU",
-    "Conv1D": "use DelayConv1D followed by Dense",
-    "SeparableConv1D": "use DelayConv1D followed by Dense",
-    "DepthwiseConv1D": "use DelayConv1D",
+    "GRU": "leave go_backwards out",
+    "LSTM": "leave go_backwards out",
+    "MinGRU": "leave go_backwards out",
+    "RNN": "leave go_backwards out",
+    "SimpleRNN": "leave go_backwards out",
+    "Conv1D": "use padding='causal', strides=1 and channels last",
+    "SeparableConv1D": "use a DepthwiseConv1D followed by Dense",
+    "DepthwiseConv1D": "put ZeroPadding1D(((kernel_size - 1) * dilation_rate, "
+    "0)) in front of padding='valid', and leave strides out",
+    "ZeroPadding1D": "padding=(steps, 0) puts them in front",
 }
 
 

@@ -42,6 +42,9 @@ def streaming_model(model: keras.Model, batch_size: int = 1) -> keras.Model:
             several inputs or outputs. Layers take part by having `step`,
             `state_specs` and `get_initial_state`, or by treating all time
             steps alike (`Dense`, normalisations, activations, sums, ...).
+            Of Keras's own, `SimpleRNN`, `GRU`, `LSTM`, `RNN`, causal
+            `Conv1D`, `GlobalAveragePooling1D`, and `DepthwiseConv1D` behind
+            a `ZeroPadding1D` in front of the sequence stream, too.
         batch_size: How many streams run side by side. Defaults to `1`.
 
     Returns:

@@ -11,6 +11,7 @@ from keras_mgrade import (
     DelayConv1D,
     MGrade,
     MinGRU,
+    MinGRUCell,
     TemporalPooling,
     compile_step,
     initial_states,
@@ -116,6 +117,19 @@ def assert_streams(model, rng, batch_size=2):
     return stream
 
 
+def conv(size, dilation=1, **arguments):
+    return layers.Conv1D(
+        4, size, padding="causal", dilation_rate=dilation, **arguments
+    )
+
+
+def depthwise(size, dilation=1, **arguments):
+    """Which Keras has no causal padding for."""
+    layer = layers.DepthwiseConv1D(size, dilation_rate=dilation, **arguments)
+    padding = layers.ZeroPadding1D(((size - 1) * dilation, 0))
+    return keras.Sequential([padding, layer])
+
+
 RECURRENT = {
     "min_gru": lambda: gru(activation="tanh"),
     "linear taps": delays,
@@ -126,6 +140,28 @@ RECURRENT = {
     "last step": TemporalPooling,
     "mean": lambda: TemporalPooling("mean"),
     "exponential": lambda: TemporalPooling("exponential", time_constant=2.0),
+    "SimpleRNN": lambda: layers.SimpleRNN(4, return_sequences=True),
+    "GRU": lambda: layers.GRU(4, return_sequences=True, dropout=0.5),
+    "GRU, last step": lambda: layers.GRU(4, reset_after=False),
+    "LSTM": lambda: layers.LSTM(4, return_sequences=True),
+    "LSTM, last step": lambda: layers.LSTM(4, recurrent_dropout=0.5),
+    "RNN of a cell of ours": lambda: layers.RNN(
+        MinGRUCell(4), return_sequences=True
+    ),
+    "RNN of stacked cells": lambda: layers.RNN(
+        [layers.LSTMCell(4), layers.GRUCell(2)], return_sequences=True
+    ),
+    "Conv1D": lambda: conv(3, activation="tanh"),
+    "Conv1D, dilated": lambda: conv(2, 3, use_bias=False),
+    "Conv1D, groups": lambda: layers.Conv1D(
+        6, 2, padding="causal", dilation_rate=2, groups=CHANNELS
+    ),
+    "Conv1D of one step": lambda: layers.Conv1D(4, 1),
+    "DepthwiseConv1D": lambda: depthwise(3, activation="tanh"),
+    "DepthwiseConv1D, dilated": lambda: depthwise(
+        2, 3, depth_multiplier=2, use_bias=False
+    ),
+    "GlobalAveragePooling1D": layers.GlobalAveragePooling1D,
 }
 
 
@@ -635,16 +671,63 @@ REFUSED = {
         "it needs the future; use its forward layer alone",
     ),
     "Masking": (lambda: layers.Masking(name="here"), UNKNOWN, "no padding"),
-    "GRU": (lambda: layers.GRU(2, name="here"), UNKNOWN, "use MinGRU"),
+    "GRU": (
+        lambda: layers.GRU(2, go_backwards=True, name="here"),
+        r"runs backwards \(go_backwards=True\)",
+        "leave go_backwards out",
+    ),
+    "MinGRU": (
+        lambda: MinGRU(2, go_backwards=True, name="here"),
+        r"runs backwards \(go_backwards=True\)",
+        "leave go_backwards out",
+    ),
     "Conv1D": (
         lambda: layers.Conv1D(2, 2, name="here"),
+        r"looks ahead or shortens \(padding='valid'\)",
+        "use padding='causal'",
+    ),
+    "Conv1D with strides": (
+        lambda: layers.Conv1D(2, 2, 2, padding="causal", name="here"),
+        r"skips steps \(strides=2\)",
+        "use padding='causal', strides=1",
+    ),
+    "DepthwiseConv1D": (
+        lambda: layers.DepthwiseConv1D(3, name="here"),
+        r"looks ahead or shortens \(padding='valid'\)",
+        r"put ZeroPadding1D\(",
+    ),
+    "SeparableConv1D": (
+        lambda: layers.SeparableConv1D(2, 2, name="here"),
         UNKNOWN,
-        "use DelayConv1D followed by Dense",
+        "use a DepthwiseConv1D followed by Dense",
+    ),
+    "ZeroPadding1D behind": (
+        lambda: layers.ZeroPadding1D((1, 1), name="here"),
+        "puts zeros behind",
+        "in front",
+    ),
+    "ZeroPadding1D and a sum": (
+        lambda: (
+            lambda x: layers.Add(name="here")(
+                [layers.ZeroPadding1D((1, 0))(x)] * 2
+            )
+        ),
+        "reads the zeros of a ZeroPadding1D",
+        "padding='valid'",
+    ),
+    "ZeroPadding1D of another length": (
+        lambda: (
+            lambda x: layers.Conv1D(2, 3, name="here")(
+                layers.ZeroPadding1D((1, 0))(x)
+            )
+        ),
+        "looks ahead or shortens",
+        "use padding='causal'",
     ),
     "GlobalAveragePooling1D": (
-        lambda: layers.GlobalAveragePooling1D(name="here"),
-        UNKNOWN,
-        r"use TemporalPooling\('mean'\)",
+        lambda: layers.GlobalAveragePooling1D(keepdims=True, name="here"),
+        "keeps an axis of time",
+        "use TemporalPooling",
     ),
     "Flatten": (lambda: layers.Flatten(name="here"), UNKNOWN, STEP),
     "Reshape": (lambda: layers.Reshape((-1, 1), name="here"), UNKNOWN, STEP),
