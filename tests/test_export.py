@@ -442,7 +442,7 @@ class TestErrors:
 
     def test_layer_that_cannot_stream_is_named(self, tmp_path):
         model = keras.Sequential(
-            [keras.Input((None, 3)), keras.layers.LSTM(4, name="past")]
+            [keras.Input((None, 3)), keras.layers.Conv1D(4, 2, name="past")]
         )
         self.refused(tmp_path, ValueError, "past", model, "float32")
 

@@ -8,7 +8,8 @@ import sys
 
 import numpy as np
 
-from keras_mgrade.export.convert import PRECISIONS, to_tflite
+from keras_mgrade.export.convert import to_tflite
+from keras_mgrade.export.options import PRECISIONS
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,6 +16,7 @@ import zipfile
 from typing import Any
 
 from keras_mgrade.export import calibration
+from keras_mgrade.export.options import Options
 
 OUTCOME = "outcome.json"
 
@@ -57,10 +58,11 @@ def _raised_here(error: Exception) -> bool:
 
 def convert_all(job: dict[str, Any]) -> dict[str, Any]:
     """Convert a model in all precisions of a job; results by precision."""
-    from keras_mgrade.export import device, lite, prove, result
+    from keras_mgrade.export import describe, device, lite, prove, result
 
+    options = Options(**job["options"])
     stream = load_stream(job["model"], job["modules"])
-    model, layouts = device.device_form(stream)
+    model, layouts = device.device_form(stream, options.delay_line)
     samples = model.inputs[: len(model.inputs) - len(layouts)]
     shapes = [tuple(t.shape[1:]) for t in samples]
     if job["calibration"] is None:
@@ -76,14 +78,17 @@ def convert_all(job: dict[str, Any]) -> dict[str, Any]:
         # They were joined before the shapes were known for certain.
         calibration.check_rows([columns], shapes)
     columns = [c.astype(t.dtype) for c, t in zip(columns, samples, strict=True)]
-    reference = prove.keras_outputs(stream, columns)
-    files = lite.convert(model, layouts, columns, list(job["paths"]))
+    proved_on = prove.proof_columns(columns, options.proof_steps)
+    reference = prove.keras_outputs(stream, proved_on)
+    converted = lite.convert(model, layouts, columns, options)
     results = {}
-    for precision, data in files.items():
+    for precision, data in converted.files.items():
         path = pathlib.Path(job["paths"][precision])
         path.write_bytes(data)
-        proof = prove.prove(path, precision, columns, reference)
-        made = lite.describe(path, precision, layouts, *proof)
+        proof = prove.prove(path, precision, proved_on, reference)
+        made = describe.describe(
+            path, precision, layouts, proof, converted.gates, options
+        )
         results[precision] = result.to_json(made)
     return results
 

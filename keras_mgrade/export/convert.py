@@ -1,5 +1,6 @@
 """`to_tflite`: the caller's side of the conversion."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -14,11 +15,10 @@ from typing import Any
 
 from keras_mgrade import validation
 from keras_mgrade.export import calibration as calibrations
+from keras_mgrade.export import options as option
 from keras_mgrade.export import result as results
 from keras_mgrade.export.child import OUTCOME
 from keras_mgrade.export.result import TFLiteModel
-
-PRECISIONS = ("float32", "mixed")
 
 
 def to_tflite(
@@ -26,19 +26,19 @@ def to_tflite(
     path: str | os.PathLike,
     precision: str | Sequence[str] = "mixed",
     calibration: Any = None,
+    state_dtype: str = "float32",
+    state_io: str = "explicit",
+    delay_line: str = "graph",
+    proof_steps: int = 10_000,
 ) -> TFLiteModel | dict[str, TFLiteModel]:
     """Export a trained model as a `.tflite` step model for devices.
 
     The file computes one time step: inputs (x, states), outputs (y, states),
     batch size 1, built-in operators only. It runs in LiteRT on phones and in
     TFLite Micro on microcontrollers, and is handed out only after it
-    reproduced the Keras stream there (TFLite Micro where its wheel exists):
-    float32 to 1e-4 of the largest output, mixed to a quarter of the output's
-    rms at most, and how far in fact is in the result.
-
-    `"mixed"` has int8 weights and activations, delay lines among them, while
-    recurrent states, the operators that update them and layer normalisation
-    stay in float32, because a recurrent state in int8 forgets.
+    reproduced the Keras stream there over `proof_steps` steps (TFLite Micro
+    where its wheel exists). How far it lies off, at the beginning and at the
+    end, is in the result.
 
     The conversion runs in a process of its own and needs TensorFlow there,
     whatever backend this process uses. Layers of your own must be registered
@@ -59,14 +59,33 @@ def to_tflite(
             it, or the path of a `.keras` file with either.
         path: Where to write the file. With several precisions it must contain
             `{precision}`.
-        precision: `"float32"`, `"mixed"`, or a list of both, which are then
-            made from one start of the converter. Defaults to `"mixed"`.
+        precision: `"float32"`; `"mixed"`, int8 weights and activations, delay
+            lines among them, while recurrent states, the operators that
+            update them and layer normalisation stay in float32, because a
+            recurrent state in int8 forgets; `"int8"` throughout; `"int16x8"`,
+            int16 activations and int8 weights, normalisation in float32. Or a
+            list of them, made from one start of the converter. Defaults to
+            `"mixed"`.
         calibration: Real input sequences, an array (n, time, features) or a
             list of (time, features) arrays; a list of tuples of arrays for a
             model with several inputs. Every step is run a few times: some
-            thousand steps are plenty. They set the ranges of `"mixed"` and
-            are what the file is checked on. Needed for `"mixed"`; defaults to
-            `None`, which checks a `"float32"` file on 256 steps of noise.
+            thousand steps are plenty. They set the ranges of quantised files
+            and are what the file is proved on, repeated if they are shorter.
+            Defaults to `None`, which checks a `"float32"` file on noise.
+        state_dtype: Recurrent states of `"mixed"`: `"float32"`, or `"int16"`
+            for a core without floating point (layer normalisation needs it
+            all the same). Defaults to `"float32"`.
+        state_io: `"explicit"`, states are inputs and outputs; `"internal"`,
+            the file keeps them in variables, which takes one copy more in the
+            arena. Defaults to `"explicit"`.
+        delay_line: `"graph"`, a delay line is a state like others, and any
+            interpolation is its kernel over whole delays; `"application"`,
+            the program holds the line in ring buffers, each channel's as
+            long as its own longest delay, and the file takes the values at
+            the taps and gives the newest one: much less work and memory, for
+            layers of whole delays (`snap_delays`). Defaults to `"graph"`.
+        proof_steps: Over how many steps the file is compared with Keras.
+            Defaults to `10_000`.
 
     Returns:
         A `TFLiteModel`, or a dictionary of them by precision if `precision`
@@ -77,7 +96,9 @@ def to_tflite(
             operator that TFLite Micro does not have.
         ImportError: If TensorFlow is not installed.
         RuntimeError: If the conversion failed or the file did not reproduce
-            the Keras stream. No file is written then.
+            the Keras stream: float32 to 1e-4 of the largest output, mixed
+            and int16x8 to a quarter of the output's rms; an int8 state may
+            forget, which is told and not refused. No file is written then.
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise ImportError(
@@ -85,7 +106,14 @@ def to_tflite(
             "install keras_mgrade[tflite]"
         )
     several = not isinstance(precision, str)
-    wanted = _check_precision(precision)
+    options = option.check(
+        precision,
+        state_dtype=state_dtype,
+        state_io=state_io,
+        delay_line=delay_line,
+        proof_steps=proof_steps,
+    )
+    wanted = list(options.precisions)
     paths = {p: _target(path, p, len(wanted) > 1) for p in wanted}
     columns = _check_calibration(model, calibration, wanted)
     with tempfile.TemporaryDirectory(prefix="keras_mgrade_") as folder:
@@ -100,6 +128,7 @@ def to_tflite(
             "calibration": None
             if columns is None
             else str(work / "calibration.npz"),
+            "options": dataclasses.asdict(options),
             "paths": {p: str(file) for p, file in made.items()},
         }
         outcome = _run_child(work, job)
@@ -108,17 +137,6 @@ def to_tflite(
             outcome[p]["path"] = str(paths[p])
     models = {p: results.from_json(outcome[p]) for p in wanted}
     return models if several else models[wanted[0]]
-
-
-def _check_precision(precision: str | Sequence[str]) -> list[str]:
-    wanted = [precision] if isinstance(precision, str) else list(precision)
-    unknown = [p for p in wanted if p not in PRECISIONS]
-    if unknown or not wanted or len(set(wanted)) != len(wanted):
-        raise ValueError(
-            f"Expected `precision` to be one of {PRECISIONS} or a list of "
-            f"them. Received: precision={precision!r}"
-        )
-    return wanted
 
 
 def _target(
@@ -144,12 +162,12 @@ def _check_calibration(
     model: Any, calibration: Any, wanted: list[str]
 ) -> calibrations.Columns | None:
     if calibration is None:
-        if "mixed" in wanted:
+        if wanted != ["float32"]:
             raise ValueError(
-                "Expected `calibration` for precision 'mixed': real input "
-                "sequences, an array (n, time, features) or a list of (time, "
-                "features) arrays, which set the ranges of the int8 tensors. "
-                "Received: calibration=None"
+                "Expected `calibration` for every precision but 'float32': "
+                "real input sequences, an array (n, time, features) or a list "
+                "of (time, features) arrays, which set the ranges of the "
+                "quantised tensors. Received: calibration=None"
             )
         return None
     return calibrations.as_columns(calibration, _sample_shapes(model))

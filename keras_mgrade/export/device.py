@@ -13,10 +13,7 @@ from keras import ops
 
 from keras_mgrade import streaming
 from keras_mgrade.export.interface import StateLayout
-from keras_mgrade.layers.delay_conv1d import DelayConv1D
-
-# Weights this far below the largest do not change a float32 sum.
-NEGLIGIBLE = 1e-9
+from keras_mgrade.export.lines import LineStep, line_step
 
 
 class _ChannelStep(streaming.Step):
@@ -24,40 +21,6 @@ class _ChannelStep(streaming.Step):
 
     def call(self, inputs, timeless=False):
         return super().call(inputs)
-
-
-class DelayStep(streaming.Step):
-    """Delay line (1, steps, 1, channels) and one depthwise convolution.
-
-    The line is as long as the longest delay in use, at least one step: a
-    state stays a state, even where all taps sit at delay 0.
-    """
-
-    def __init__(self, layer: DelayConv1D, **kwargs: Any):
-        super().__init__(layer, **kwargs)
-        kernel = ops.convert_to_numpy(layer.dense_kernel())
-        used = np.abs(kernel) > NEGLIGIBLE * np.abs(kernel).max()
-        rows = np.flatnonzero(used.any(axis=1))
-        self.steps = max(1, int(rows[-1])) if len(rows) else 1
-        # Oldest first, as the line lies.
-        self.taps = np.ascontiguousarray(kernel[self.steps :: -1])
-
-    def run(self, x_t, states):
-        (line,) = states
-        channels = self.taps.shape[-1]
-        window = ops.concatenate(
-            [line, ops.reshape(x_t, (1, 1, 1, channels))], axis=1
-        )
-        y_t = ops.depthwise_conv(
-            window,
-            ops.reshape(self.taps, (-1, 1, channels, 1)),
-            padding="valid",
-            data_format="channels_last",
-        )
-        if self.layer.use_bias:
-            y_t = ops.add(y_t, self.layer.bias)
-        y_t = self.layer.activation(ops.reshape(y_t, (1, channels)))
-        return y_t, [window[:, 1:]]
 
 
 class NormStep(_ChannelStep):
@@ -120,13 +83,14 @@ def _affine(layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
     return scale.astype("float32"), shift.astype("float32")
 
 
-def _form(operation: Any) -> Any:
+def _form(operation: Any, application: bool) -> Any:
     """The device form of one node of a stream."""
     if not isinstance(operation, streaming.Step):
         return operation
     layer, name = operation.layer, operation.name
-    if isinstance(layer, DelayConv1D):
-        return DelayStep(layer, name=name)
+    line = line_step(layer, application, name)
+    if line is not None:
+        return line
     for kind, form in _OVER_CHANNELS.items():
         if isinstance(layer, kind) and _over_channels(operation, layer):
             return form(layer, name=name)
@@ -156,12 +120,15 @@ def _over_channels(operation: Any, layer: keras.layers.Layer) -> bool:
 
 
 def device_form(
-    stream: keras.Model,
+    stream: keras.Model, delay_line: str = "graph"
 ) -> tuple[keras.Model, list[StateLayout]]:
     """The stream as the device will run it, with the same weights.
 
     Args:
         stream: A model from `streaming_model`.
+        delay_line: `"graph"`, where lines are states of the file, or
+            `"application"`, where the program holds them. Defaults to
+            `"graph"`.
 
     Returns:
         A functional model with batch size 1 and the layout of its states.
@@ -170,8 +137,9 @@ def device_form(
         ValueError: If the stream gives out a state as an answer.
     """
     specs = streaming.state_specs(stream)
-    forms = {id(op): _form(op) for op in stream.operations}
-    lengths = _delay_lengths(stream, forms)
+    application = delay_line == "application"
+    forms = {id(op): _form(op, application) for op in stream.operations}
+    lines = _lines(stream, forms)
     count = len(stream.inputs) - len(specs)
     inputs, layouts = [], []
     for tensor in stream.inputs[:count]:
@@ -180,10 +148,19 @@ def device_form(
             keras.Input(batch_shape=shape, dtype=tensor.dtype, name=tensor.name)
         )
     for name, shape, role in specs:
-        steps = lengths.get(name)
-        placed = (1, steps, 1, shape[-1]) if steps else (1, *shape)
+        line = lines.get(name)
+        placed = (1, line.rows, 1, shape[-1]) if line else (1, *shape)
         inputs.append(keras.Input(batch_shape=placed, name=name))
-        layouts.append(StateLayout(name, role, (1, *shape), placed, steps))
+        layouts.append(
+            StateLayout(
+                name,
+                role,
+                (1, *shape),
+                placed,
+                line.rows if line and not application else None,
+                line.delays.tolist() if line and application else None,
+            )
+        )
     model = keras.models.clone_model(
         stream,
         input_tensors=inputs,
@@ -205,12 +182,12 @@ def device_form(
     return model, layouts
 
 
-def _delay_lengths(stream: keras.Model, forms: dict[int, Any]) -> dict:
-    """Steps of each delay line by the name of its state input."""
-    lengths = {}
+def _lines(stream: keras.Model, forms: dict[int, Any]) -> dict:
+    """The step of each delay line by the name of its state input."""
+    lines = {}
     for operation in stream.operations:
         form = forms[id(operation)]
-        if isinstance(form, DelayStep):
+        if isinstance(form, LineStep):
             for node in operation._inbound_nodes:
-                lengths[node.input_tensors[-1].name] = form.steps
-    return lengths
+                lines[node.input_tensors[-1].name] = form
+    return lines

@@ -6,6 +6,7 @@ is ordinary list and attribute handling and needs no interpreter.
 """
 
 import functools
+import json
 import struct
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 IDENTIFIER = b"TFL3"
 
 SIGNATURE = "serving_default"
+
+NOTES = "keras_mgrade"
 
 
 @functools.cache
@@ -68,8 +71,9 @@ def shape_of(tensor) -> tuple[int, ...]:
     return () if tensor.shape is None else tuple(int(n) for n in tensor.shape)
 
 
-def is_constant(model, index: int) -> bool:
-    tensor = model.subgraphs[0].tensors[index]
+def is_constant(model, index: int, graph=None) -> bool:
+    """Whether a tensor, of the main graph by default, holds its values."""
+    tensor = (graph or model.subgraphs[0]).tensors[index]
     data = model.buffers[tensor.buffer].data
     return data is not None and len(data) > 0
 
@@ -172,6 +176,32 @@ def dump(model) -> bytes:
     builder = flatbuffers.Builder(1 << 16)
     builder.Finish(model.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
+
+
+def notes(model) -> dict[str, Any]:
+    """What this package noted in a file, empty if nothing.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    for entry in model.metadata or []:
+        if text(entry.name) == NOTES:
+            data = np.asarray(model.buffers[entry.buffer].data, np.uint8)
+            found = json.loads(data.tobytes())
+            _require(isinstance(found, dict), "notes")
+            return found
+    return {}
+
+
+def set_notes(model, values: dict[str, Any]) -> None:
+    """Note something in a file, of which runtimes take no notice."""
+    s = schema()
+    buffer, entry = s.BufferT(), s.MetadataT()
+    content = json.dumps(values, separators=(",", ":")).encode()
+    buffer.data = np.frombuffer(content, np.uint8)
+    model.buffers.append(buffer)
+    entry.name, entry.buffer = NOTES.encode(), len(model.buffers) - 1
+    model.metadata = [entry]
 
 
 def signature(model, source: str = "data"):

@@ -5,6 +5,7 @@ only. The converter does most of such folding itself; these are the cases it
 leaves, in front of a product and behind one.
 """
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -57,12 +58,63 @@ def _reads_first(model, op, index: int) -> bool:
     )
 
 
-def _affine(model, op) -> tuple[int, np.ndarray, np.ndarray] | None:
-    """(input, scale, shift) of an operator `scale * input + shift`."""
+def fold_bias(model) -> None:
+    """Add constants behind matrix products to their biases.
+
+    With what is fused into the sum: of a gate `hard_sigmoid(W x + b)` the
+    converter makes a product, `relu6(. + 3)` and a scale, of which a product
+    with a fused RELU6 is left and the scale.
+    """
+    graph = model.subgraphs[0]
+    outputs = {int(i) for i in graph.outputs}
+    for op in list(graph.operators):
+        if fb.operator_name(model, op) != PRODUCT:
+            continue
+        target = fb.outputs_of(op)[0]
+        readers = [o for o in graph.operators if target in fb.inputs_of(o)]
+        if target in outputs or len(readers) != 1:
+            continue
+        constants = fb.inputs_of(op)[1:]
+        if not all(fb.is_constant(model, i) for i in constants):
+            continue
+        (after,) = readers
+        if op.builtinOptions.fusedActivationFunction:
+            continue
+        shift = _shift(model, after)
+        if shift is None:
+            continue
+        kernel, bias = _weights(model, op)
+        _set_weights(model, op, fb.inputs_of(op)[0], kernel, bias + shift)
+        options = copy.copy(op.builtinOptions)
+        options.fusedActivationFunction = (
+            after.builtinOptions.fusedActivationFunction
+        )
+        op.builtinOptions = options
+        op.outputs = after.outputs
+        graph.operators.remove(after)
+
+
+def _shift(model, op) -> np.ndarray | None:
+    """What an operator adds to each channel, if that is all it does."""
+    if fb.operator_name(model, op) not in ("ADD", "SUB"):
+        return None
+    affine = _affine(model, op, fused=True)
+    if affine is None or np.any(affine[1] != 1):
+        return None
+    return affine[2]
+
+
+def _affine(
+    model, op, fused=False
+) -> tuple[int, np.ndarray, np.ndarray] | None:
+    """(input, scale, shift) of an operator `scale * input + shift`.
+
+    One with an activation fused into it only where that is asked for.
+    """
     name = fb.operator_name(model, op)
     if name not in ("MUL", "ADD", "SUB", "DIV"):
         return None
-    if op.builtinOptions.fusedActivationFunction:
+    if op.builtinOptions.fusedActivationFunction and not fused:
         return None
     tensors = model.subgraphs[0].tensors
     left, right = fb.inputs_of(op)
@@ -211,6 +263,7 @@ def tidy_float(data: bytes, inputs: list[str], outputs: list[str]) -> bytes:
     tidy.drop_reshapes(model)
     fold_affine(model)
     split_products(model)
+    fold_bias(model)
     tidy.compact(model)
     tidy.rename_tensors(model)
     return fb.dump(model)

@@ -62,6 +62,9 @@ class StateLayout:
         shape: Shape in the file.
         steps: Length of a delay line in the file, in steps: its last `steps`
             entries in Keras, oldest first. `None` for other states.
+        delays: For a delay line that the program holds: the delay of each
+            tap (rows) and channel (columns), in steps; 0 reads zero. `None`
+            for other states.
     """
 
     name: str
@@ -69,6 +72,7 @@ class StateLayout:
     keras_shape: tuple[int, ...]
     shape: tuple[int, ...]
     steps: int | None = None
+    delays: list[list[int]] | None = None
 
 
 def read_interface(model, source: str = "data") -> Interface:

@@ -1,6 +1,6 @@
 """From the device form of a step model to the bytes of `.tflite` files."""
 
-import pathlib
+import dataclasses
 import re
 from typing import Any
 
@@ -8,29 +8,43 @@ import numpy as np
 
 from keras_mgrade.export import flatbuffer as fb
 from keras_mgrade.export import fold, operators, tidy
-from keras_mgrade.export.interface import StateLayout, read_interface
-from keras_mgrade.export.prove import Deviation
-from keras_mgrade.export.quantize import quantize_mixed
-from keras_mgrade.export.ranges import stream_ranges
-from keras_mgrade.export.result import TFLiteModel
+from keras_mgrade.export.interface import StateLayout
+from keras_mgrade.export.internal import internalise
+from keras_mgrade.export.options import Options
+from keras_mgrade.export.quantize import quantize, slowest_gates
+from keras_mgrade.export.ranges import stream_statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """What came of a conversion.
+
+    Attributes:
+        files: The files' contents by precision.
+        gates: The mean of the slowest gate of each recurrent state that has
+            gates, over the calibration; empty without one.
+    """
+
+    files: dict[str, bytes]
+    gates: dict[str, float]
 
 
 def convert(
     model: Any,
     layouts: list[StateLayout],
     columns: list[np.ndarray],
-    precisions: list[str],
-) -> dict[str, bytes]:
+    options: Options,
+) -> Converted:
     """Convert a device form in several precisions.
 
     Args:
         model: Device form, inputs (x..., states...) and outputs likewise.
         layouts: Its states, from `device_form`.
         columns: Calibration, one array (steps, features) for each input.
-        precisions: Of `"float32"` and `"mixed"`.
+        options: What was asked for.
 
     Returns:
-        The files' contents by precision.
+        The files and what the calibration showed.
 
     Raises:
         ValueError: If the model needs operators that TFLite Micro lacks.
@@ -40,20 +54,33 @@ def convert(
     # Before tensors are renamed: the converter's names tell the place.
     operators.check_operators(fb.load(raw))
     data = fold.tidy_float(raw, inputs, outputs)
-    files = {}
-    for precision in precisions:
-        files[precision] = data
-        if precision == "mixed":
-            ranges = stream_ranges(data, [columns])
-            roles = {state.name: state.role for state in layouts}
+    roles = {state.name: state.role for state in layouts}
+    lines = {s.name: s.delays for s in layouts if s.delays is not None}
+    files, gates = {}, {}
+    if options.precisions != ("float32",):
+        statistics = stream_statistics(data, columns, lines)
+        gates = slowest_gates(data, statistics, roles)
+    for precision in options.precisions:
+        made = data
+        if precision != "float32":
             sample = {
                 name: np.zeros(tensor.shape, tensor.dtype)
                 for name, tensor in zip(inputs, model.inputs, strict=True)
             }
-            files[precision] = quantize_mixed(data, ranges, roles, sample)
-        operators.check_operators(fb.load(files[precision]))
-        files[precision] = tidy.slim(files[precision])
-    return files
+            made = quantize(
+                data,
+                precision,
+                statistics,
+                roles,
+                sample,
+                options.state_dtype,
+                lines,
+            )
+        operators.check_operators(fb.load(made))
+        if options.state_io == "internal":
+            made = internalise(made)
+        files[precision] = tidy.slim(made, {"lines": lines} if lines else {})
+    return Converted(files, gates)
 
 
 def _names(
@@ -150,30 +177,4 @@ def _without_gradients(function: Any) -> Any:
     ).prune(
         [tensor.name for tensor in function.inputs],
         [tensor.name for tensor in function.outputs],
-    )
-
-
-def describe(
-    path: pathlib.Path,
-    precision: str,
-    layouts: list[StateLayout],
-    deviations: list[Deviation],
-    arena: int | None,
-    note: str,
-) -> TFLiteModel:
-    """The result object for a file that passed its proof."""
-    data = path.read_bytes()
-    model = fb.load(data, str(path))
-    interface = read_interface(model, str(path))
-    return TFLiteModel(
-        path=path,
-        precision=precision,
-        bytes=len(data),
-        inputs=interface.inputs,
-        outputs=interface.outputs,
-        states=tuple(layouts),
-        operators=tuple(fb.operator_names(model)),
-        arena_bytes=arena,
-        arena_note=note,
-        deviations=tuple(deviations),
     )

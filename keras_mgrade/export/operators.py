@@ -8,21 +8,28 @@ Python wheel exists for one platform only.
 from keras_mgrade.export import flatbuffer as fb
 
 _FLOAT = frozenset({"float32"})
-_BOTH = frozenset({"float32", "int8"})
+_BYTE = _FLOAT | {"int8"}
+_EVERY = _BYTE | {"int16"}
 
-# Operator -> element types in which TFLite Micro gives the right numbers.
+# Operator -> element types in which TFLite Micro and LiteRT give the right
+# numbers.
 SUPPORTED: dict[str, frozenset[str]] = {
     **dict.fromkeys(
         (
-            "ABS ADD AVERAGE_POOL_2D BATCH_MATMUL BROADCAST_TO CONCATENATION "
-            "CONV_2D DEPTHWISE_CONV_2D DIV EXPAND_DIMS FULLY_CONNECTED "
-            "GATHER GATHER_ND HARD_SWISH L2_NORMALIZATION LEAKY_RELU "
-            "LOGISTIC MAX_POOL_2D MAXIMUM MEAN MINIMUM MUL PACK PAD PRELU "
-            "REDUCE_MAX RELU RESHAPE REVERSE_V2 RSQRT SELECT_V2 SLICE "
-            "SOFTMAX SPLIT SPLIT_V SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE "
-            "SUB TANH TRANSPOSE UNPACK"
+            "ADD BATCH_MATMUL CONCATENATION CONV_2D DEPTHWISE_CONV_2D "
+            "FULLY_CONNECTED LOGISTIC MAXIMUM MEAN MUL PACK PAD RELU RESHAPE "
+            "SLICE SOFTMAX SPLIT STRIDED_SLICE SUB TANH TRANSPOSE UNPACK"
         ).split(),
-        _BOTH,
+        _EVERY,
+    ),
+    **dict.fromkeys(
+        (
+            "ABS AVERAGE_POOL_2D BROADCAST_TO DIV EXPAND_DIMS GATHER "
+            "GATHER_ND HARD_SWISH L2_NORMALIZATION LEAKY_RELU MAX_POOL_2D "
+            "MINIMUM PRELU REDUCE_MAX REVERSE_V2 RSQRT SELECT_V2 SPLIT_V "
+            "SQUARED_DIFFERENCE SQUEEZE"
+        ).split(),
+        _BYTE,
     ),
     # Right in float only: int8 is missing, or computed wrongly (RELU6, SUM).
     **dict.fromkeys(
@@ -31,9 +38,22 @@ SUPPORTED: dict[str, frozenset[str]] = {
         ).split(),
         _FLOAT,
     ),
-    "QUANTIZE": _BOTH,
-    "DEQUANTIZE": frozenset({"int8"}),
+    # Of states inside of the file; they compute nothing.
+    **dict.fromkeys(
+        "ASSIGN_VARIABLE CALL_ONCE READ_VARIABLE VAR_HANDLE".split(), _EVERY
+    ),
+    "QUANTIZE": _EVERY,
+    "DEQUANTIZE": frozenset({"int8", "int16"}),
 }
+
+_WITHOUT_DATA = ("CALL_ONCE", "READ_VARIABLE", "VAR_HANDLE")
+
+# Operators with weights, which are int8 where the activations are int16.
+_WEIGHTED = (
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "FULLY_CONNECTED",
+)
 
 WAYS_OUT: dict[str, str] = {
     "GELU": "train with 'relu', 'silu', 'tanh' or 'hard_silu' instead of "
@@ -60,7 +80,7 @@ def unsupported_operators(model) -> list[str]:
         name = fb.operator_name(model, op)
         kinds = _element_types(model, op)
         allowed = SUPPORTED.get(name, frozenset())
-        if len(kinds) == 1 and kinds <= allowed:
+        if kinds <= allowed and (len(kinds) == 1 or name in _WITHOUT_DATA):
             continue
         output = graph.tensors[fb.outputs_of(op)[0]]
         place = fb.text(output.name).rsplit(";", 1)[-1]
@@ -77,7 +97,10 @@ def _element_types(model, op) -> set[str]:
     """
     tensors = model.subgraphs[0].tensors
     kinds = [fb.dtype_name(tensors[i]) for i in fb.inputs_of(op)]
-    return {kind for kind in kinds if kind not in ("int32", "bool")}
+    if fb.operator_name(model, op) in _WEIGHTED and kinds[0] == "int16":
+        # 16 bits by 8, with biases of 64.
+        kinds = [k for k in kinds if k not in ("int8", "int64")]
+    return set(kinds) - {"int32", "bool", "resource"}
 
 
 def check_operators(model) -> None:

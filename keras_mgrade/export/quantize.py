@@ -1,15 +1,20 @@
-"""Mixed precision: int8 everywhere but in the recurrences and norms."""
+"""From a float32 step model to a quantised one."""
 
 import contextlib
 import io
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
 from keras_mgrade.export import flatbuffer as fb
 from keras_mgrade.export import regions, tidy
 from keras_mgrade.export.interface import Interface, read_interface
-from keras_mgrade.export.ranges import Ranges
+from keras_mgrade.export.ranges import Ranges, Statistics
+
+# A hard gate in eight bits has steps of 1/256 and is off by up to half of one.
+# Below this mean it gets sixteen, and so does a state of eight bits warn.
+SLOW_GATE = 0.02
 
 # Operators that move data without computing: what they read and write must
 # share one scale. The numbers are the slots of their data inputs.
@@ -32,36 +37,55 @@ MOVES: dict[str, tuple[int, ...] | None] = {
 }
 
 
-def quantize_mixed(
+def quantize(
     data: bytes,
-    ranges: Ranges,
+    precision: str,
+    statistics: Statistics,
     roles: dict[str, str],
     sample: dict[str, np.ndarray],
+    state_dtype: str = "float32",
+    lines: Iterable[str] = (),
 ) -> bytes:
-    """Quantise a float32 step model to mixed precision.
+    """Quantise a float32 step model.
 
-    Weights and activations, delay lines among them, become int8. Recurrent
-    and accumulator states, the operators that update them and normalisations
-    stay in float32.
+    Weights become int8, and so do activations in `"mixed"` and `"int8"`,
+    delay lines among them; in `"int16x8"` they become int16. What `regions`
+    sets apart gets other bits or stays in float32.
 
     Args:
         data: Float32 model with canonical order and unique names.
-        ranges: Range of every tensor, from `stream_ranges`.
+        precision: `"mixed"`, `"int8"` or `"int16x8"`.
+        statistics: Of every tensor, from `stream_statistics`.
         roles: Role of each state by name, from `state_specs`.
         sample: One set of inputs by name.
+        state_dtype: What recurrent states are in mixed precision. Defaults
+            to `"float32"`.
+        lines: Names of the delay lines that the program holds.
 
     Returns:
         The quantised file.
 
     Raises:
+        ValueError: If an operator has no form in the precision.
         RuntimeError: If a state would come out in another scale than it goes
             in.
     """
     model = fb.load(data)
     interface = read_interface(model)
-    ranges = _tied(model, interface, ranges)
-    kept = regions.output_tensors(model, regions.float_operators(model, roles))
-    model = fb.load(_apply_quantizer(data, ranges, kept, sample))
+    bits = 16 if precision == "int16x8" else 8
+    ranges = _reachable(model, interface, statistics.ranges, roles)
+    ranges = _tied(model, interface, ranges, bits)
+    apart = regions.apart(model, roles, precision, state_dtype)
+    if precision == "mixed":
+        slow = _slow_products(model, interface, statistics, roles)
+        apart = dict.fromkeys(slow, 16) | apart
+    rules = {
+        fb.text(model.subgraphs[0].tensors[index].name): bits
+        for number, bits in sorted(apart.items())
+        for index in fb.outputs_of(model.subgraphs[0].operators[number])
+    }
+    model = fb.load(_apply_quantizer(data, ranges, bits, rules, sample))
+    read_integers(model)
     strip_boundary(model)
     drop_identities(model)
     tidy.drop_unread(model)
@@ -72,12 +96,97 @@ def quantize_mixed(
     )
     tidy.rename_tensors(model)
     tidy.compact(model)
-    check_states(model)
+    check_states(model, lines)
+    if not apart:
+        check_no_float(model, precision)
     return fb.dump(model)
 
 
-def _tied(model, interface: Interface, ranges: Ranges) -> Ranges:
+def _reachable(
+    model, interface: Interface, ranges: Ranges, roles: dict[str, str]
+) -> Ranges:
+    """Ranges of recurrent states widened to where they may converge."""
+    wider = dict(ranges)
+    names = [fb.text(t.name) for t in model.subgraphs[0].tensors]
+    for _, after, _, candidate in _updates(model, interface, roles):
+        pairs = [wider[names[i]] for i in (after, candidate)]
+        wider[names[after]] = _union(pairs)
+    return wider
+
+
+def _updates(model, interface: Interface, roles: dict[str, str]):
+    """`(state, its output, gate, candidate)` of each gated state."""
+    graph = regions.Graph(model)
+    outputs = {t.name: t.index for t in interface.outputs}
+    for tensor in interface.inputs:
+        if roles.get(tensor.name) == "recurrent":
+            after = outputs[tensor.name]
+            for pair in regions.updates(graph, tensor.index, after):
+                yield tensor.name, after, *pair
+
+
+def slowest_gates(
+    data: bytes, statistics: Statistics, roles: dict[str, str]
+) -> dict[str, float]:
+    """The smallest mean gate of each recurrent state that has gates.
+
+    Args:
+        data: Float32 model with canonical order and unique names.
+        statistics: Of its tensors, over a real stream.
+        roles: Role of each state by name.
+
+    Returns:
+        From the name of a state to the mean over time of the gate of its
+        slowest unit, whose reciprocal is a time constant in steps.
+    """
+    model = fb.load(data)
+    interface = read_interface(model)
+    tensors = model.subgraphs[0].tensors
+    return {
+        state: float(statistics.means[fb.text(tensors[gate].name)].min())
+        for state, _, gate, _ in _updates(model, interface, roles)
+    }
+
+
+def _slow_products(
+    model, interface: Interface, statistics: Statistics, roles: dict[str, str]
+) -> set[int]:
+    """Products that are hard gates and too slow for eight bits."""
+    graph, slow = regions.Graph(model), set()
+    tensors = model.subgraphs[0].tensors
+    for _, _, gate, _ in _updates(model, interface, roles):
+        number = regions.product_of_gate(graph, gate)
+        mean = statistics.means[fb.text(tensors[gate].name)].min()
+        if number is not None and mean < SLOW_GATE:
+            slow.add(number)
+    return slow
+
+
+def _union(pairs):
+    return min(low for low, _ in pairs), max(high for _, high in pairs)
+
+
+# Operators whose results have one scale in all files, and the bits of its
+# reciprocal in int8; in int16 there are fifteen, about zero.
+_FIXED = {"TANH": 7, "LOGISTIC": 8, "SOFTMAX": 8}
+
+
+def _fixed(model, bits: int) -> dict[int, tuple[float, float]]:
+    """Ranges of the tensors whose scale is not for us to choose."""
+    ranges = {}
+    for op in model.subgraphs[0].operators:
+        name = fb.operator_name(model, op)
+        if name not in _FIXED:
+            continue
+        top = 1 - 2.0 ** -(15 if bits == 16 else _FIXED[name])
+        low = -top if bits == 16 else -1.0 if name == "TANH" else 0.0
+        ranges[fb.outputs_of(op)[0]] = low, top
+    return ranges
+
+
+def _tied(model, interface: Interface, ranges: Ranges, bits: int) -> Ranges:
     """Ranges with one value for all tensors that share data with a state."""
+    fixed = _fixed(model, bits)
     tied = dict(ranges)
     outputs = {t.name: t.index for t in interface.outputs}
     tensors = model.subgraphs[0].tensors
@@ -87,7 +196,8 @@ def _tied(model, interface: Interface, ranges: Ranges) -> Ranges:
         group = _sharing(model, {tensor.index, outputs[tensor.name]})
         names = [fb.text(tensors[i].name) for i in group]
         pairs = [tied[n] for n in names if n in tied]
-        common = min(p[0] for p in pairs), max(p[1] for p in pairs)
+        chosen = [fixed[i] for i in group if i in fixed]
+        common = chosen[0] if chosen else _union(pairs)
         tied.update(dict.fromkeys(names, common))
     return tied
 
@@ -119,7 +229,8 @@ def _moved(model, op) -> set[int]:
 def _apply_quantizer(
     data: bytes,
     ranges: Ranges,
-    kept: list[str],
+    bits: int,
+    rules: dict[str, int | None],
     sample: dict[str, np.ndarray],
 ) -> bytes:
     from ai_edge_quantizer import qtyping, quantizer
@@ -128,16 +239,29 @@ def _apply_quantizer(
     with contextlib.redirect_stdout(io.StringIO()):
         tool = quantizer.Quantizer(bytearray(data))
         every = qtyping.TFLOperationName.ALL_SUPPORTED
-        tool.add_static_config(
-            ".*", every, activation_num_bits=8, weight_num_bits=8
-        )
-        for name in kept:
+
+        def rule(names: str, bits: int) -> None:
+            tool.add_static_config(names, every, bits, 8)
+            if bits == 16:
+                # The kernels for Cortex-M take one scale for all rows.
+                tool.add_static_config(
+                    names,
+                    qtyping.TFLOperationName.FULLY_CONNECTED,
+                    bits,
+                    8,
+                    qtyping.QuantGranularity.TENSORWISE,
+                )
+
+        rule(".*", bits)
+        for name, own in rules.items():
+            # The names of an operator's outputs are searched in a list joined
+            # by semicolons.
+            names = f"(^|;){re.escape(name)}(;|$)"
+            if own is not None:
+                rule(names, own)
+                continue
             tool.update_quantization_recipe(
-                # The names of an operator's outputs are searched in a list
-                # joined by semicolons.
-                f"(^|;){re.escape(name)}(;|$)",
-                every,
-                algorithm_key="no_quantize",
+                names, every, algorithm_key="no_quantize"
             )
         # All inputs are one operator there: they stay float here and the
         # conversions next to them are stripped afterwards.
@@ -156,32 +280,36 @@ def _apply_quantizer(
         return bytes(tool.quantize(result).quantized_model)
 
 
+def read_integers(model) -> None:
+    """Let integer operators read the integers behind a DEQUANTIZE.
+
+    The quantiser gives an operator the float copy that it made for an output
+    of the graph, where both read one tensor.
+    """
+    graph = model.subgraphs[0]
+    kinds = [fb.dtype_name(tensor) for tensor in graph.tensors]
+    before = {
+        fb.outputs_of(op)[0]: fb.inputs_of(op)[0]
+        for op in graph.operators
+        if fb.operator_name(model, op) == "DEQUANTIZE"
+    }
+    for op in graph.operators:
+        if _converts(model, op) or kinds[fb.outputs_of(op)[0]] == "float32":
+            continue
+        op.inputs = np.array(
+            [before.get(int(i), i) for i in op.inputs], np.int32
+        )
+
+
 def strip_boundary(model) -> None:
     """Remove conversions at the inputs and outputs.
 
     The file then takes and gives what its operators read and write, int8
-    where they are int8, and the program around it owns the conversion.
+    where they are int8, and the program around it owns the conversion. A
+    state keeps one in front if it would go in as another type than it comes
+    out (only products read it, and float operators write it).
     """
     graph, signature = model.subgraphs[0], fb.signature(model)
-    # Arrays of a file that was read are views of it.
-    graph.inputs = np.array(graph.inputs, np.int32)
-    graph.outputs = np.array(graph.outputs, np.int32)
-    for entry in signature.inputs:
-        readers = [
-            op
-            for op in graph.operators
-            if entry.tensorIndex in fb.inputs_of(op)
-        ]
-        while len(readers) == 1 and _converts(model, readers[0]):
-            inner = fb.outputs_of(readers[0])[0]
-            if any(e.tensorIndex == inner for e in signature.outputs):
-                break
-            graph.operators.remove(readers[0])
-            _replace(graph.inputs, entry.tensorIndex, inner)
-            entry.tensorIndex = inner
-            readers = [
-                op for op in graph.operators if inner in fb.inputs_of(op)
-            ]
     producers = {i: op for op in graph.operators for i in fb.outputs_of(op)}
     for entry in signature.outputs:
         op = producers.get(entry.tensorIndex)
@@ -189,9 +317,44 @@ def strip_boundary(model) -> None:
             inner = fb.inputs_of(op)[0]
             if inner not in producers:
                 break
-            _replace(graph.outputs, entry.tensorIndex, inner)
             entry.tensorIndex = inner
             op = producers[inner]
+    after = {fb.text(e.name): e.tensorIndex for e in signature.outputs}
+    for entry in signature.inputs:
+        chain = _conversions(model, entry.tensorIndex)
+        ends = [fb.outputs_of(op)[0] for op in chain]
+        kinds = [graph.tensors[i].type for i in ends]
+        wanted = after.get(fb.text(entry.name))
+        if wanted is not None:
+            kind = graph.tensors[wanted].type
+            if kind == graph.tensors[entry.tensorIndex].type:
+                continue
+            last = kinds.index(kind) if kind in kinds else len(kinds) - 1
+            chain, ends = chain[: last + 1], ends[: last + 1]
+        if chain:
+            for op in chain:
+                graph.operators.remove(op)
+            entry.tensorIndex = ends[-1]
+    # The quantiser does not always keep the two in step.
+    for kind in ("inputs", "outputs"):
+        indices = [e.tensorIndex for e in getattr(signature, kind)]
+        setattr(graph, kind, np.array(indices, np.int32))
+
+
+def _conversions(model, index: int) -> list:
+    """Conversions one after the other that alone read a tensor."""
+    graph, signature = model.subgraphs[0], fb.signature(model)
+    outputs = {entry.tensorIndex for entry in signature.outputs}
+    chain = []
+    while True:
+        readers = [op for op in graph.operators if index in fb.inputs_of(op)]
+        if len(readers) != 1 or not _converts(model, readers[0]):
+            return chain
+        (op,) = readers
+        index = fb.outputs_of(op)[0]
+        if index in outputs:
+            return chain
+        chain.append(op)
 
 
 def drop_identities(model) -> None:
@@ -217,12 +380,25 @@ def _converts(model, op) -> bool:
     return fb.operator_name(model, op) in ("QUANTIZE", "DEQUANTIZE")
 
 
-def _replace(indices: np.ndarray, old: int, new: int) -> None:
-    indices[indices == old] = new
+def check_no_float(model, precision: str) -> None:
+    """Raise if a file that should have integers only computes in float."""
+    tensors = model.subgraphs[0].tensors
+    for op in model.subgraphs[0].operators:
+        names = [fb.dtype_name(tensors[i]) for i in fb.outputs_of(op)]
+        if "float32" in names:
+            name = fb.operator_name(model, op)
+            raise ValueError(
+                f"Expected operators that compute in {precision}, but the "
+                f"quantizer left {name} in float32. Use precision='mixed' or "
+                f"another operator. Received: precision={precision!r}, "
+                f"operator={name}"
+            )
 
 
-def check_states(model) -> None:
+def check_states(model, lines: Iterable[str] = ()) -> None:
     """Raise unless every state comes out exactly as it goes in.
+
+    (But for the shape of `lines`, delay lines that the program holds.)
 
     A program copies states from output to input without converting them. A
     scale that differs by 0.04 % is a feedback gain and ruins a slow state.
@@ -234,7 +410,10 @@ def check_states(model) -> None:
         after = outputs.get(before.name)
         if after is None:
             continue
-        for field in ("shape", "dtype", "scale", "zero_point"):
+        fields = ["dtype", "scale", "zero_point"]
+        if before.name not in lines:
+            fields.insert(0, "shape")
+        for field in fields:
             if getattr(before, field) != getattr(after, field):
                 raise RuntimeError(
                     f"Expected the state {before.name!r} to have the same "

@@ -1,31 +1,49 @@
 """Ranges of all tensors over a real stream, for quantisation."""
 
+import dataclasses
 import warnings
-from collections.abc import Iterable
 
 import numpy as np
 
 from keras_mgrade.export import flatbuffer as fb
 from keras_mgrade.export.interface import read_interface
+from keras_mgrade.export.kept import make_state
 
 Ranges = dict[str, tuple[float, float]]
 
 
-def stream_ranges(data: bytes, sequences: Iterable[list[np.ndarray]]) -> Ranges:
-    """Smallest and largest value of every tensor while a stream runs.
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """What a stream's tensors were, by name.
+
+    Attributes:
+        ranges: (smallest, largest value).
+        means: Mean of every element over the steps, flat.
+    """
+
+    ranges: Ranges
+    means: dict[str, np.ndarray]
+
+
+def stream_statistics(
+    data: bytes,
+    columns: list[np.ndarray],
+    lines: dict[str, list[list[int]]] | None = None,
+) -> Statistics:
+    """Ranges and means of every tensor while a stream runs.
 
     The states are fed back and the steps are consecutive, because the range
-    of a state is known only where it has been; they are never set back
-    between sequences. A moving average of the extremes, which quantisers
-    usually take, would cut the states off.
+    of a state is known only where it has been. A moving average of the
+    extremes, which quantisers usually take, would cut the states off.
 
     Args:
         data: A float32 step model with unique tensor names.
-        sequences: For each sequence a list of arrays (time, features), one
-            for each input.
+        columns: For each input an array (steps, features).
+        lines: The delays of each line that the program holds, by its name.
+            Defaults to `None`.
 
     Returns:
-        A dictionary from tensor name to (minimum, maximum).
+        The `Statistics` of all float tensors.
 
     Raises:
         ValueError: If a tensor became infinite or not a number.
@@ -47,30 +65,30 @@ def stream_ranges(data: bytes, sequences: Iterable[list[np.ndarray]]) -> Ranges:
             ),
         )
         interpreter.allocate_tensors()
-    outputs = {t.name: t.index for t in interface.outputs}
+    outputs = {t.name: t for t in interface.outputs}
+    lines = lines or {}
     states = [
-        (t.index, outputs[t.name])
+        make_state(t, outputs[t.name], lines.get(t.name))
         for t in interface.inputs
         if t.name in outputs
     ]
-    for tensor in interface.inputs:
-        interpreter.set_tensor(
-            tensor.index, np.zeros(tensor.shape, tensor.dtype)
-        )
     samples_at = [t.index for t in interface.inputs if t.name not in outputs]
     watched = _float_activations(model)
     low = np.full(len(watched), np.inf)
     high = np.full(len(watched), -np.inf)
-    for sequence in sequences:
-        for step in zip(*sequence, strict=True):
-            for index, sample in zip(samples_at, step, strict=True):
-                interpreter.set_tensor(index, sample[None])
-            interpreter.invoke()
-            values = [interpreter.get_tensor(i) for i in watched]
-            low = np.minimum(low, [v.min() for v in values])
-            high = np.maximum(high, [v.max() for v in values])
-            for before, after in states:
-                interpreter.set_tensor(before, interpreter.get_tensor(after))
+    sums = [0.0 for _ in watched]
+    for step in zip(*columns, strict=True):
+        for index, sample in zip(samples_at, step, strict=True):
+            interpreter.set_tensor(index, sample[None])
+        for state in states:
+            interpreter.set_tensor(state.before.index, state.read())
+        interpreter.invoke()
+        values = [interpreter.get_tensor(i) for i in watched]
+        low = np.minimum(low, [v.min() for v in values])
+        high = np.maximum(high, [v.max() for v in values])
+        sums = [s + v for s, v in zip(sums, values, strict=True)]
+        for state in states:
+            state.write(interpreter.get_tensor(state.after.index))
     names = [fb.text(graph.tensors[i].name) for i in watched]
     ranges = {
         name: (float(a), float(b))
@@ -83,7 +101,11 @@ def stream_ranges(data: bytes, sequences: Iterable[list[np.ndarray]]) -> Ranges:
             "Check it for missing values and the model for divergence. "
             f"Received: not finite in {broken[:5]}"
         )
-    return ranges
+    means = {
+        name: np.ravel(total) / len(columns[0])
+        for name, total in zip(names, sums, strict=True)
+    }
+    return Statistics(ranges, means)
 
 
 def _float_activations(model) -> list[int]:

@@ -1,20 +1,17 @@
-"""Which operators of a step model stay in float32 when it is quantised.
+"""Which operators of a step model are not of the precision of the others.
 
-A recurrent state in eight bits forgets: increments smaller than half a step
-vanish. So the operators that update a recurrent or accumulator state stay in
-float32, and so do normalisations, whose statistics span too wide a range, the
-sums (skips) beside either, and operators of which TFLite Micro has no int8
-form, with all between them and the samples. All are found by walking the graph
-from the state outputs and from RSQRT; names of tensors mean nothing.
+In mixed precision a recurrent state does not get eight bits, in which it would
+forget: increments smaller than half a step vanish. So the operators that
+update it have float32, or 16 bits, and so have the sums (skips) beside them.
+Normalisations, whose statistics span too wide a range, stay in float32, as do
+running sums and operators of which TFLite Micro has no quantised form, with
+all between them and the samples. All are found by walking the graph from the
+state outputs and from RSQRT; names of tensors mean nothing.
 """
-
-from collections.abc import Iterable
 
 from keras_mgrade.export import flatbuffer as fb
 from keras_mgrade.export.interface import read_interface
 from keras_mgrade.export.operators import SUPPORTED
-
-FLOAT_ROLES = ("recurrent", "accumulator")
 
 # Matrix products end the walk: they are what pays in int8, and they
 # accumulate in 32 bits.
@@ -50,32 +47,66 @@ class Graph:
         return fb.outputs_of(self.operators[number])
 
 
-def float_operators(model, roles: dict[str, str]) -> set[int]:
-    """Numbers of the operators that stay in float32.
+def apart(
+    model, roles: dict[str, str], precision: str, state_dtype: str
+) -> dict[int, int | None]:
+    """The operators that do not get the bits of the precision.
 
     Args:
         model: Float32 model object.
         roles: Role of each state by its name, from `state_specs`.
+        precision: `"mixed"`, `"int8"` or `"int16x8"`.
+        state_dtype: What recurrent states are in mixed precision,
+            `"float32"` or `"int16"`.
 
     Returns:
-        A set of positions in the list of operators.
+        From an operator's position in the list of operators to its bits, or
+        to `None` for float32.
+
+    Raises:
+        ValueError: If an operator has no form of eight bits and all must.
     """
     graph = Graph(model)
     interface = read_interface(model)
     outputs = {t.name: t.index for t in interface.outputs}
+    states = [(t, roles.get(t.name)) for t in interface.inputs]
     kept: set[int] = set()
-    for tensor in interface.inputs:
-        if roles.get(tensor.name) in FLOAT_ROLES:
-            kept |= _state_update(graph, tensor.index, outputs[tensor.name])
-        if roles.get(tensor.name) == "accumulator":
+    for tensor, role in states:
+        if role == "accumulator":
+            after = outputs[tensor.name]
+            kept |= _state_update(graph, tensor.index, after)
             kept |= _readers_of_accumulator(graph, tensor.index)
-            kept |= _readers_of_accumulator(graph, outputs[tensor.name])
+            kept |= _readers_of_accumulator(graph, after)
+    if kept and precision == "int8":
+        raise ValueError(
+            "Expected no running mean for precision 'int8': its sum grows "
+            "without end, which eight bits cannot hold. Use "
+            "TemporalPooling('exponential', time_constant=...) or "
+            "precision='mixed'. Received: precision='int8' and the states "
+            f"{[t.name for t, role in states if role == 'accumulator']}"
+        )
+    kind = "int16" if precision == "int16x8" else "int8"
     for number, name in enumerate(graph.names):
-        if "int8" not in SUPPORTED.get(name, {"int8"}):
+        if kind not in SUPPORTED.get(name, {kind}):
+            if precision == "int8":
+                raise ValueError(
+                    f"Expected operators that compute in int8, but {name} "
+                    "does not. Use precision='mixed', which keeps it in "
+                    f"float32. Received: precision='int8', operator={name}"
+                )
             kept |= {number} | _from_samples(graph, number, interface, roles)
-        if name == "RSQRT":
+        if name == "RSQRT" and precision != "int8":
             kept |= _normalisation(graph, number)
-    return kept | _sums_beside(graph, kept)
+    if precision != "mixed":
+        return dict.fromkeys(kept)
+    updates: set[int] = set()
+    for tensor, role in states:
+        if role == "recurrent":
+            after = outputs[tensor.name]
+            updates |= _state_update(graph, tensor.index, after)
+    sums = _sums_beside(graph, kept | updates)
+    bits = None if state_dtype == "float32" else 16
+    return dict.fromkeys(sums | updates, bits) | dict.fromkeys(kept)
 
 
 def _from_samples(graph: Graph, number: int, interface, roles) -> set[int]:
@@ -227,11 +258,36 @@ def _centring(graph: Graph, index: int) -> set[int]:
     return set()
 
 
-def output_tensors(model, numbers: Iterable[int]) -> list[str]:
-    """Names of the tensors that the numbered operators write."""
-    graph = model.subgraphs[0]
-    return [
-        fb.text(graph.tensors[i].name)
-        for n in sorted(numbers)
-        for i in fb.outputs_of(graph.operators[n])
-    ]
+def product_of_gate(graph: Graph, gate: int) -> int | None:
+    """The product that a gate is by constants only, with a RELU6 in it."""
+    number = graph.producer.get(gate)
+    if number is not None and graph.names[number] == "MUL":
+        read = graph.inputs(number)
+        number = graph.producer.get(read[0]) if len(read) == 1 else None
+    if number is None or graph.names[number] != "FULLY_CONNECTED":
+        return None
+    fused = graph.operators[number].builtinOptions.fusedActivationFunction
+    return number if fused == fb.schema().ActivationFunctionType.RELU6 else None
+
+
+def updates(graph: Graph, before: int, after: int) -> list[tuple[int, int]]:
+    """`(gate, candidate)` of each update `h + gate * (candidate - h)`.
+
+    The state is an average of what its candidate has been and tends to it;
+    the gate, in [0, 1], says how fast.
+    """
+    found = []
+    inner = _state_update(graph, before, after)
+    for number in inner:
+        read = graph.inputs(number)
+        if graph.names[number] != "SUB" or len(read) != 2 or read[1] != before:
+            continue
+        difference = graph.outputs(number)[0]
+        found += [
+            (gate, read[0])
+            for reader in graph.readers.get(difference, [])
+            if graph.names[reader] == "MUL" and reader in inner
+            for gate in graph.inputs(reader)
+            if gate != difference
+        ]
+    return found

@@ -15,6 +15,7 @@ from keras_mgrade.export.interface import (
     TensorInfo,
     read_interface,
 )
+from keras_mgrade.export.kept import make_state
 
 
 class StepRunner(abc.ABC):
@@ -52,35 +53,31 @@ class StepRunner(abc.ABC):
         outputs = {t.name: t for t in self.interface.outputs}
         self._x = [t for t in self.interface.inputs if t.name not in names]
         self._y = [t for t in self.interface.outputs if t.name not in names]
-        self._state_pairs = [
-            (t, outputs[t.name])
+        lines = fb.notes(self._model).get("lines", {})
+        self._states = [
+            make_state(t, outputs[t.name], lines.get(t.name))
             for t in self.interface.inputs
             if t.name in names
         ]
-        for before, after in self._state_pairs:
-            if _encoding(before) != _encoding(after):
-                raise ValueError(
-                    "Expected a state to come out in the shape, type and "
-                    "scale in which it goes in. Export the file again. "
-                    f"Received: {before} and {after} in {path}"
-                )
-        self._states: list[np.ndarray] = []
+        self._internal = "VAR_HANDLE" in fb.operator_names(self._model)
         self._open()
-        self.reset()
 
     @property
     def states(self) -> dict[str, np.ndarray]:
-        """The present states by name, in the file's own types."""
-        pairs = zip(self._state_pairs, self._states, strict=True)
-        return {before.name: value.copy() for (before, _), value in pairs}
+        """The present states by name, in the file's own types.
+
+        Of a delay line that the program holds the values at its taps; none of
+        a file that keeps its states inside.
+        """
+        return {s.before.name: s.read().copy() for s in self._states}
 
     def reset(self) -> None:
         """Set all states to zero, where every stream starts."""
-        # A quantised zero is the zero point.
-        self._states = [
-            np.full(t.shape, t.zero_point or 0, t.dtype)
-            for t, _ in self._state_pairs
-        ]
+        for state in self._states:
+            state.reset()
+        if self._internal:
+            # LiteRT cannot set such states back; a new interpreter can.
+            self._open()
 
     def step(self, x: Any) -> Any:
         """Advance the stream by one sample.
@@ -189,10 +186,6 @@ class StepRunner(abc.ABC):
                 f"sequence.shape={array.shape}"
             )
         return array.reshape(len(array), *tensor.shape)
-
-
-def _encoding(tensor: TensorInfo) -> tuple:
-    return tensor.shape, tensor.dtype, tensor.scale, tensor.zero_point
 
 
 def _encode(values: np.ndarray, tensor: TensorInfo) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import collections
 import re
+from typing import Any
 
 import numpy as np
 
@@ -151,23 +152,32 @@ def drop_unread(model) -> None:
             read.update(fb.inputs_of(op))
 
 
-def slim(data: bytes) -> bytes:
+def slim(data: bytes, notes: dict[str, Any] | None = None) -> bytes:
     """The same file with nothing in it that only people read.
 
     A tenth of a small model: names of inner tensors, empty quantisation
     tables, one empty buffer for each tensor. Flash is scarce on a device.
+
+    Args:
+        data: The file.
+        notes: What a runner of this package has to know. Defaults to `None`.
+
+    Returns:
+        The file.
     """
     model = fb.load(data)
-    graph = model.subgraphs[0]
-    borders = {int(i) for i in [*graph.inputs, *graph.outputs]}
-    for index, tensor in enumerate(graph.tensors):
-        if index not in borders:
-            tensor.name = None
-        if fb.quantization_of(tensor) is None:
-            tensor.quantization = None
-        if not fb.is_constant(model, index):
-            tensor.buffer = 0
+    for graph in model.subgraphs:
+        borders = {int(i) for i in [*graph.inputs, *graph.outputs]}
+        for index, tensor in enumerate(graph.tensors):
+            if index not in borders:
+                tensor.name = None
+            if fb.quantization_of(tensor) is None:
+                tensor.quantization = None
+            if not fb.is_constant(model, index, graph):
+                tensor.buffer = 0
     compact(model)
+    if notes:
+        fb.set_notes(model, notes)
     return fb.dump(model)
 
 
@@ -177,7 +187,31 @@ def compact(model) -> None:
     Tensors that no operator touches would still take arena memory in TFLite
     Micro.
     """
-    graph, signature = model.subgraphs[0], fb.signature(model)
+    signature = fb.signature(model)
+    for graph in model.subgraphs:
+        place = _compact_tensors(graph)
+        if graph is model.subgraphs[0]:
+            for entry in [*signature.inputs, *signature.outputs]:
+                entry.tensorIndex = place[entry.tensorIndex]
+    model.metadata = None
+    model.signatureDefs = [signature]
+    tensors = [t for graph in model.subgraphs for t in graph.tensors]
+    operators = [op for graph in model.subgraphs for op in graph.operators]
+    # Buffer 0 is the empty one by convention.
+    kept = sorted({0, *(t.buffer for t in tensors)})
+    place = {old: new for new, old in enumerate(kept)}
+    model.buffers = [model.buffers[i] for i in kept]
+    for tensor in tensors:
+        tensor.buffer = place[tensor.buffer]
+    kept = sorted({op.opcodeIndex for op in operators})
+    place = {old: new for new, old in enumerate(kept)}
+    model.operatorCodes = [model.operatorCodes[i] for i in kept]
+    for op in operators:
+        op.opcodeIndex = place[op.opcodeIndex]
+
+
+def _compact_tensors(graph) -> dict[int, int]:
+    """Drop a graph's unused tensors; the new places of the others."""
     used = {int(i) for i in [*graph.inputs, *graph.outputs]}
     for op in graph.operators:
         used.update(fb.inputs_of(op), fb.outputs_of(op))
@@ -188,19 +222,4 @@ def compact(model) -> None:
         for field in ("inputs", "outputs"):
             indices = [place[int(i)] for i in getattr(holder, field)]
             setattr(holder, field, np.array(indices, np.int32))
-    for entry in [*signature.inputs, *signature.outputs]:
-        entry.tensorIndex = place[entry.tensorIndex]
-
-    model.metadata = None
-    model.signatureDefs = [signature]
-    # Buffer 0 is the empty one by convention.
-    kept = sorted({0, *(t.buffer for t in graph.tensors)})
-    place = {old: new for new, old in enumerate(kept)}
-    model.buffers = [model.buffers[i] for i in kept]
-    for tensor in graph.tensors:
-        tensor.buffer = place[tensor.buffer]
-    kept = sorted({op.opcodeIndex for op in graph.operators})
-    place = {old: new for new, old in enumerate(kept)}
-    model.operatorCodes = [model.operatorCodes[i] for i in kept]
-    for op in graph.operators:
-        op.opcodeIndex = place[op.opcodeIndex]
+    return place

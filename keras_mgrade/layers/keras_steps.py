@@ -135,8 +135,8 @@ class RecurrentStep:
 class ConvolutionStep:
     """A step of a causal convolution: its line of past inputs is a state.
 
-    `taps` are the inputs that the kernel meets, oldest first; `apply` is the
-    product with them.
+    A step is the product of the kernel with the inputs it meets, and then
+    bias and activation, which the forms for devices take one by one.
     """
 
     def __init__(self, layer: Any):
@@ -184,12 +184,11 @@ class ConvolutionStep:
     def step(self, x_t: Any, states: list[Any]) -> tuple[Any, list[Any]]:
         """One step: `(batch, channels)` to `(y_t, states)`."""
         x_t = ops.cast(x_t, self._layer.compute_dtype)
-        window = ops.expand_dims(x_t, 1)
-        if states:
-            window = ops.concatenate([states[0], window], axis=1)
+        if not states:
+            return self.finish(self.product(x_t)), []
+        window = ops.concatenate([states[0], ops.expand_dims(x_t, 1)], axis=1)
         (dilation,) = self._layer.dilation_rate
-        y_t = self._product(window[:, ::dilation])
-        return self.finish(y_t), [window[:, 1:]] if states else []
+        return self.finish(self.product(window[:, ::dilation])), [window[:, 1:]]
 
     def finish(self, y_t: Any) -> Any:
         """Bias and activation, as the layer adds them."""
@@ -198,21 +197,35 @@ class ConvolutionStep:
             y_t = ops.add(y_t, ops.cast(layer.bias, layer.compute_dtype))
         return y_t if layer.activation is None else layer.activation(y_t)
 
-    def _product(self, taps):
+    def product(self, taps: Any) -> Any:
+        """The kernel times `(batch, kernel_size, channels)`, oldest first.
+
+        Axes of 1 may stand between those, or be left out.
+        """
         kernel = ops.cast(self._layer.kernel, self._layer.compute_dtype)
         if self.depthwise:
-            products = ops.expand_dims(taps, -1) * kernel
+            shape = (taps.shape[0], *kernel.shape[:2], 1)
+            products = ops.reshape(taps, shape) * kernel
             return ops.reshape(ops.sum(products, axis=1), (taps.shape[0], -1))
         groups = self._layer.groups
+        if groups == 1:
+            return _rows(taps) @ _columns(kernel)
         parts = [
-            # The operator and not `ops.matmul`, which on PyTorch computes
-            # float64 in float32.
-            ops.reshape(x, (taps.shape[0], -1))
-            @ ops.reshape(w, (-1, w.shape[2]))
+            _rows(x) @ _columns(w)
             for x, w in zip(
-                ops.split(taps, groups, axis=2),
-                ops.split(kernel, groups, axis=2),
+                ops.split(taps, groups, axis=-1),
+                ops.split(kernel, groups, axis=-1),
                 strict=True,
             )
         ]
-        return parts[0] if groups == 1 else ops.concatenate(parts, axis=-1)
+        return ops.concatenate(parts, axis=-1)
+
+
+# For the operator `@` and not `ops.matmul`, which on PyTorch computes float64
+# in float32.
+def _rows(taps):
+    return ops.reshape(taps, (taps.shape[0], -1))
+
+
+def _columns(kernel):
+    return ops.reshape(kernel, (-1, kernel.shape[-1]))

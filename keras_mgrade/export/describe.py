@@ -1,0 +1,113 @@
+"""What a proved file is: its bytes, its operators, and what to watch for."""
+
+import pathlib
+
+import numpy as np
+
+from keras_mgrade.export import flatbuffer as fb
+from keras_mgrade.export.interface import StateLayout, read_interface
+from keras_mgrade.export.options import Options
+from keras_mgrade.export.prove import Proof
+from keras_mgrade.export.quantize import SLOW_GATE
+from keras_mgrade.export.result import TFLiteModel
+
+# Values a state of a type can take; float states have no step to speak of.
+_LEVELS = {"int8": 255, "int16": 65_535}
+
+
+def describe(
+    path: pathlib.Path,
+    precision: str,
+    layouts: list[StateLayout],
+    proof: Proof,
+    gates: dict[str, float],
+    options: Options,
+) -> TFLiteModel:
+    """The result object for a file that passed its proof."""
+    data = path.read_bytes()
+    model = fb.load(data, str(path))
+    interface = read_interface(model, str(path))
+    return TFLiteModel(
+        path=path,
+        precision=precision,
+        bytes=len(data),
+        inputs=interface.inputs,
+        outputs=interface.outputs,
+        states=tuple(layouts),
+        operators=tuple(fb.operator_names(model)),
+        arena_bytes=proof.arena_bytes,
+        arena_note=proof.arena_note,
+        deviations=proof.deviations,
+        content=_content(model, len(data)),
+        gates=gates,
+        step_us=proof.step_us,
+        state_io=options.state_io,
+        warnings=tuple(_warnings(precision, options, gates)),
+    )
+
+
+def _content(model, size: int) -> dict[str, int]:
+    """Bytes of a file by what they are for."""
+    weights = biases = indices = 0
+    seen: set[int] = set()
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            data = model.buffers[tensor.buffer].data
+            if data is None or not len(data) or tensor.buffer in seen:
+                continue
+            seen.add(tensor.buffer)
+            kind, rank = fb.dtype_name(tensor), len(fb.shape_of(tensor))
+            if kind in ("int8", "float32", "int16") and rank > 1:
+                weights += len(data)
+            elif fb.quantization_of(tensor) or kind == "float32":
+                biases += len(data)
+            else:
+                indices += len(data)
+    scales = _scales(model)
+    rest = size - weights - biases - indices - scales
+    return {
+        "weights": weights,
+        "biases and other vectors": biases,
+        "scales and zero points": scales,
+        "shapes and indices": indices,
+        "structure": rest,
+    }
+
+
+def _scales(model) -> int:
+    """Bytes of the scales and zero points of all tensors."""
+    total = 0
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            q = tensor.quantization
+            if q is not None and q.scale is not None:
+                total += np.asarray(q.scale).nbytes
+            if q is not None and q.zeroPoint is not None:
+                total += np.asarray(q.zeroPoint).nbytes
+    return total
+
+
+def _warnings(
+    precision: str, options: Options, gates: dict[str, float]
+) -> list[str]:
+    """What its user should know of a file that is right all the same."""
+    kind = {"int8": "int8", "int16x8": "int16"}.get(precision)
+    if precision == "mixed":
+        kind = None if options.state_dtype == "float32" else "int16"
+    found = []
+    for state, gate in gates.items():
+        if kind == "int8" and gate < SLOW_GATE:
+            # Increments below half a step of the state vanish.
+            stuck = min(1.0, 0.5 / _LEVELS[kind] / max(gate, 1e-9))
+            found.append(
+                f"state {state}: the slowest gate is {gate:.2g} in the mean "
+                f"({1 / max(gate, 1e-9):,.0f} steps). In int8 it stops moving "
+                f"up to {stuck:.0%} of its range away from where it should "
+                "go; precision='mixed' does not."
+            )
+    if precision == "int8" and not gates:
+        found.append(
+            "states are int8, which forget what changes slowly; compare with "
+            "precision='mixed'."
+        )
+    return found

@@ -1,0 +1,321 @@
+"""The precisions of a file, and where its states are."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_mgrade
+import test_export as exports
+from keras_mgrade import export
+from keras_mgrade.export import flatbuffer, operators
+from test_export import RUNNERS, keras_stream, sequences, tensorflow_only
+
+pytestmark = [exports.pytestmark, tensorflow_only]
+
+PRECISIONS = ["float32", "mixed", "int8", "int16x8"]
+# Of the output's rms, over a stream of the test: what eight and sixteen bits
+# cost a small model with random weights. A wrong scale costs 20 % and more.
+RMS = {"float32": 1e-5, "mixed": 0.05, "int8": 0.15, "int16x8": 0.03}
+STEPS = 600
+
+
+def to_tflite(model, folder, precision=PRECISIONS, **options):
+    options = {"calibration": sequences(), "proof_steps": STEPS, **options}
+    path = folder / "m_{precision}.tflite"
+    return export.to_tflite(model, path, precision, **options)
+
+
+def types(result):
+    """Element types that the operators of a file write."""
+    model = flatbuffer.load(result.path.read_bytes())
+    tensors = model.subgraphs[0].tensors
+    return {
+        flatbuffer.dtype_name(tensors[i])
+        for op in model.subgraphs[0].operators
+        for i in flatbuffer.outputs_of(op)
+    }
+
+
+def deviation(result, wanted, runner):
+    """Of the outputs over the test's stream, in shares of the rms."""
+    outputs = runner(result.path).run(sequences(1, 300)[0])
+    error = np.sqrt(np.mean(np.square(outputs - wanted)))
+    return error / np.sqrt(np.mean(np.square(wanted)))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return exports.make_model(interpolation="integer", normalization="batch")
+
+
+@pytest.fixture(scope="module")
+def wanted(model):
+    return keras_stream(model, sequences(1, 300)[0])[0]
+
+
+@pytest.fixture(scope="module")
+def explicit(model, tmp_path_factory):
+    return to_tflite(model, tmp_path_factory.mktemp("explicit"))
+
+
+@pytest.fixture(scope="module")
+def internal(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("internal")
+    return to_tflite(model, folder, state_io="internal")
+
+
+@pytest.fixture(scope="module")
+def application(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("application")
+    return to_tflite(model, folder, delay_line="application")
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_each_precision_gives_the_stream(explicit, wanted, precision, runner):
+    error = deviation(explicit[precision], wanted, runner)
+    assert error < RMS[precision]
+    assert precision == "float32" or error > 1e-4
+
+
+def test_types_of_each_precision(explicit):
+    found = {name: types(result) for name, result in explicit.items()}
+    assert found["float32"] == {"float32"}
+    assert found["mixed"] == {"float32", "int8"}
+    assert found["int8"] == {"int8"}
+    assert found["int16x8"] == {"int16"}
+    for result in explicit.values():
+        file = flatbuffer.load(result.path.read_bytes())
+        assert operators.unsupported_operators(file) == []
+
+
+def test_dense_weights_of_int16x8_have_one_scale(explicit):
+    """The kernels for Cortex-M refuse one scale a row."""
+    model = flatbuffer.load(explicit["int16x8"].path.read_bytes())
+    tensors = model.subgraphs[0].tensors
+    scales = [
+        len(tensors[flatbuffer.inputs_of(op)[1]].quantization.scale)
+        for op in model.subgraphs[0].operators
+        if flatbuffer.operator_name(model, op) == "FULLY_CONNECTED"
+    ]
+    assert len(scales) > 5 and set(scales) == {1}
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_sixteen_bits_for_states_only(model, wanted, tmp_path, runner):
+    result = to_tflite(model, tmp_path, ["mixed"], state_dtype="int16")["mixed"]
+    assert types(result) == {"int8", "int16"}
+    kinds = {t.name: t.dtype for t in result.inputs}
+    assert [kinds[s.name] for s in result.states] == ["int8", "int16", "int16"]
+    assert deviation(result, wanted, runner) < RMS["mixed"]
+
+
+def test_proof_is_in_the_result(explicit):
+    for precision, result in explicit.items():
+        runtimes = [d.runtime for d in result.deviations]
+        assert runtimes[0] == "LiteRT"
+        for found in result.deviations:
+            if found.steps:
+                assert found.steps == STEPS
+                assert found.last_rms < 3 * found.first_rms + 1e-6
+        assert sum(result.content.values()) == result.bytes
+        assert result.step_us > 0
+        recurrent = {state.name for state in result.states[1:]}
+        quantised = precision != "float32"
+        assert set(result.gates) == (recurrent if quantised else set())
+        assert "us a step" in str(result), precision
+
+
+def test_slow_gates_warn_in_int8(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((None, 5)), keras_mgrade.MinGRU(4, name="slow")]
+    )
+    bias = np.array([-7, 0, 0, 0] + 4 * [0], "float32")
+    model.layers[0].cell.bias.assign(bias)
+    results = to_tflite(model, tmp_path, ["mixed", "int8"])
+    # 1 / (1 + exp(7)), about.
+    gate = results["int8"].gates["slow__0__hidden"]
+    assert 3e-4 < gate < 3e-3
+    (warning,) = results["int8"].warnings
+    assert "slow__0__hidden" in warning and "100% of its range" in warning
+    assert results["mixed"].warnings == ()
+    assert warning in str(results["int8"])
+
+
+@pytest.mark.parametrize("bias", [0, -3.1])
+def test_hard_gates_are_fused(tmp_path, bias):
+    """A product with RELU6 in it, of sixteen bits where the gate is slow."""
+    keras.utils.set_random_seed(0)
+    layer = keras_mgrade.MinGRU(
+        4,
+        recurrent_activation="hard_sigmoid",
+        kernel_initializer=keras.initializers.RandomNormal(stddev=0.2),
+        gate_bias_initializer=keras.initializers.Constant(bias),
+    )
+    model = keras.Sequential([keras.Input((None, 5)), layer])
+    results = to_tflite(model, tmp_path, ["mixed", "int8"])
+    for result in results.values():
+        assert "RELU6" not in result.operators
+        assert result.operator_counts["FULLY_CONNECTED"] == 2
+        assert result.operator_counts["MUL"] == 2
+    slow = min(results["mixed"].gates.values()) < 0.02
+    assert slow == (bias < -3)
+    assert ("int16" in types(results["mixed"])) == slow
+
+
+def test_states_tend_to_where_their_candidate_is(tmp_path):
+    """A state slower than the calibration must not be cut off after it."""
+    layer = keras_mgrade.MinGRU(
+        1,
+        kernel_initializer="zeros",
+        bias_initializer="ones",
+        gate_bias_initializer=keras.initializers.Constant(-6),
+    )
+    model = keras.Sequential([keras.Input((None, 1)), layer])
+    model.layers[0].cell.kernel.assign([[0.0, 1.0]])
+    steps = np.full((1, 40, 1), 0.5, "float32")
+    results = to_tflite(
+        model, tmp_path, ["int8", "int16x8"], calibration=steps, proof_steps=40
+    )
+    for result in results.values():
+        state = next(t for t in result.inputs if t.name.endswith("hidden"))
+        limits = np.iinfo(state.dtype)
+        assert (limits.max - state.zero_point) * state.scale > 1.45
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_internal_states(explicit, internal, precision, runner):
+    """Bit by bit what the explicit file gives; `reset` starts anew."""
+    result = internal[precision]
+    assert [t.name for t in result.inputs] == ["input"]
+    assert [t.name for t in result.outputs] == ["output"]
+    sequence = sequences(1, 60)[0]
+    inside = runner(result.path)
+    outputs = inside.run(sequence)
+    expected = runner(explicit[precision].path).run(sequence)
+    np.testing.assert_array_equal(outputs, expected)
+    assert np.any(inside.run(sequence) != expected)
+    inside.reset()
+    np.testing.assert_array_equal(inside.run(sequence), expected)
+    assert inside.states == {}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_delay_line_of_the_program(application, wanted, precision, runner):
+    result = application[precision]
+    line = result.states[0]
+    # Even taps of 12 steps: 0, 4 and 8, of which 0 is read in the graph.
+    assert line.steps is None and line.shape == (1, 2, 1, exports.UNITS)
+    assert line.delays == [[8] * exports.UNITS, [4] * exports.UNITS]
+    assert "STRIDED_SLICE" not in result.operators
+    assert deviation(result, wanted, runner) < RMS[precision]
+
+
+def test_delay_line_of_the_program_takes_less_arena(explicit, application):
+    for precision in PRECISIONS:
+        pair = explicit[precision], application[precision]
+        if pair[0].arena_bytes is not None:
+            assert pair[1].arena_bytes < pair[0].arena_bytes
+        # A ring of eight bytes a channel and its position, of two.
+        assert pair[1].state_bytes == (pair[0].state_bytes + 2 * exports.UNITS)
+
+
+def test_delay_line_of_the_program_wants_whole_delays(tmp_path):
+    with pytest.raises(ValueError, match=r"snap_delays\(\).*'linear'"):
+        to_tflite(exports.make_model(), tmp_path, delay_line="application")
+
+
+def test_channels_with_fewer_taps(tmp_path):
+    """Each channel's ring is as long as its own longest delay."""
+    layer = keras_mgrade.DelayConv1D(3, 9, "integer")
+    model = keras.Sequential([keras.Input((None, 5)), layer])
+    layer.set_delays([[0, 1, 9, 0, 4], [0, 2, 5, 3, 4], [0, 7, 0, 0, 6]])
+    kernel = np.random.default_rng(0).normal(size=(3, 5))
+    kernel[1, 3] = 0
+    layer.kernel.assign(kernel)
+    results = to_tflite(model, tmp_path, ["float32"], delay_line="application")
+    delays = np.array(results["float32"].states[0].delays)
+    assert delays.max(0).tolist() == [0, 7, 9, 0, 6]
+    assert np.count_nonzero(delays, 0).tolist() == [0, 3, 2, 0, 2]
+
+
+def tcn(x):
+    for dilation in (1, 2, 4):
+        h = keras.layers.Conv1D(
+            8, 3, dilation_rate=dilation, padding="causal", activation="relu"
+        )(x)
+        x = keras.layers.Conv1D(5, 1)(h) + x
+    return x
+
+
+def depthwise(x):
+    x = keras.layers.ZeroPadding1D((6, 0))(x)
+    return keras.layers.DepthwiseConv1D(3, dilation_rate=3, depth_multiplier=2)(
+        x
+    )
+
+
+KERAS = {
+    "SimpleRNN": keras.layers.SimpleRNN(8),
+    "GRU": keras.layers.GRU(8, return_sequences=True),
+    "GRU, first reset": keras.layers.GRU(8, reset_after=False),
+    "LSTM": keras.layers.LSTM(8, return_sequences=True),
+    "TCN": tcn,
+    "depthwise": depthwise,
+    "groups": keras.layers.Conv1D(
+        10, 2, dilation_rate=2, padding="causal", groups=5
+    ),
+    "average": keras.layers.GlobalAveragePooling1D(),
+}
+
+
+@pytest.mark.parametrize("name", KERAS)
+def test_layers_of_keras(name, tmp_path):
+    """Proved before they are handed out; only the bounds are looked at."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((None, 5))
+    model = keras.Model(x, keras.layers.Dense(3)(KERAS[name](x)))
+    convolutional = name in ("TCN", "depthwise")
+    precisions = [p for p in PRECISIONS if name != "average" or p != "int8"]
+    for line in ("graph", "application")[: 1 + convolutional]:
+        results = to_tflite(model, tmp_path, precisions, delay_line=line)
+        for precision, result in results.items():
+            for found in result.deviations[:2]:
+                assert not found.steps or found.rms < RMS[precision]
+            if line == "application":
+                assert "STRIDED_SLICE" not in result.operators
+
+
+def test_running_mean_is_refused_in_int8(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((None, 5)), keras_mgrade.TemporalPooling("mean")]
+    )
+    with pytest.raises(ValueError, match="running mean.*'int8'.*sum"):
+        to_tflite(model, tmp_path, ["int8"])
+
+
+def test_logarithm_is_refused_in_int8(tmp_path):
+    x = keras.Input((None, 5))
+    model = keras.Model(
+        x, keras_mgrade.MinGRU(4)(keras.ops.log1p(keras.ops.abs(x)))
+    )
+    with pytest.raises(ValueError, match="LOG does not.*precision='mixed'"):
+        to_tflite(model, tmp_path, ["int8"])
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"state_dtype": "int8"}, "state_dtype='int8'"),
+        ({"state_dtype": "int16"}, "belongs to precision='mixed'"),
+        ({"state_io": "hidden"}, "state_io='hidden'"),
+        ({"delay_line": "both"}, "delay_line='both'"),
+        ({"proof_steps": 0}, "proof_steps=0"),
+    ],
+)
+def test_options_are_checked(model, tmp_path, options, match):
+    with pytest.raises(ValueError, match=match):
+        to_tflite(model, tmp_path, **options)
