@@ -132,7 +132,11 @@ def memory_report(model: keras.Model) -> MemoryReport:
         multiply-add a value for scale and offset and one for each statistic
         they take; activations and sums count none.
     """
-    stream = streaming.streaming_model(model)
+    return stream_report(streaming.streaming_model(model))
+
+
+def stream_report(stream: keras.Model) -> MemoryReport:
+    """`memory_report` of a model that is a stream already."""
     nodes = [n for nodes in stream._nodes_by_depth.values() for n in nodes]
     calls = collections.Counter(id(node.operation) for node in nodes)
     rows = []

@@ -345,9 +345,9 @@ def test_truncation_is_noticed_everywhere(exported):
 def test_command_line_takes_a_saved_stream(model, tmp_path):
     keras_mgrade.streaming_model(model).save(tmp_path / "stream.keras")
     done = subprocess.run(
-        [sys.executable, "-m", "keras_mgrade.export"]
+        [sys.executable, "-m", "keras_mgrade.export", "convert"]
         + [str(tmp_path / "stream.keras"), str(tmp_path / "m.tflite")]
-        + ["--precision", "float32"],
+        + ["--precision", "float32", "--proof_steps", "100"],
         capture_output=True,
         text=True,
         check=True,

@@ -1,15 +1,77 @@
-"""Convert a `.keras` file and print what came out.
+"""Convert a `.keras` file, or check a file of either kind.
 
-`python -m keras_mgrade.export model.keras model.tflite --calibration x.npy`
+    python -m keras_mgrade.export convert model.keras model.tflite \\
+        --calibration=x.npy --precision=mixed
+    python -m keras_mgrade.export check model.tflite
+
+`python -m keras_mgrade.export --help` lists the flags.
 """
 
-import argparse
 import sys
 
 import numpy as np
+from absl import flags
 
 from keras_mgrade.export.convert import to_tflite
+from keras_mgrade.export.inspection import check
 from keras_mgrade.export.options import PRECISIONS
+
+USAGE = (
+    "python -m keras_mgrade.export convert MODEL.keras FILE.tflite [flags]\n"
+    "python -m keras_mgrade.export check FILE [flags]\n"
+)
+
+
+def define_flags() -> flags.FlagValues:
+    """The flags of the command line, in a set of their own."""
+    values = flags.FlagValues()
+    own = {"flag_values": values}
+    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", **own)
+    flags.DEFINE_enum(
+        "precision", "mixed", PRECISIONS, "What the file computes in.", **own
+    )
+    flags.DEFINE_string(
+        "calibration",
+        None,
+        ".npy file of real sequences, (n, time, features). Every precision "
+        "but float32 needs it; `check` runs the first one.",
+        **own,
+    )
+    flags.DEFINE_enum(
+        "state_dtype",
+        "float32",
+        ["float32", "int16"],
+        "Recurrent states in mixed precision.",
+        **own,
+    )
+    flags.DEFINE_enum(
+        "state_io",
+        "explicit",
+        ["explicit", "internal"],
+        "States as inputs and outputs, or in variables of the file.",
+        **own,
+    )
+    flags.DEFINE_enum(
+        "delay_line",
+        "graph",
+        ["graph", "application"],
+        "Delay lines as states, or in ring buffers of the program.",
+        **own,
+    )
+    flags.DEFINE_integer(
+        "proof_steps",
+        10_000,
+        "Over how many steps the file is compared with Keras.",
+        lower_bound=1,
+        **own,
+    )
+    flags.DEFINE_string(
+        "bundle",
+        None,
+        "Folder to write the bundle for a firmware into.",
+        **own,
+    )
+    return values
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,35 +81,56 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: The arguments; `None` takes those of the process.
 
     Returns:
-        Exit status, 0 if the file was written.
+        Exit status: 0 if all went well, 1 if the file or the model was
+        refused, 2 if the command line was.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m keras_mgrade.export",
-        description="Export a trained model as a .tflite step model, checked "
-        "in LiteRT and TFLite Micro.",
-    )
-    parser.add_argument("model", help=".keras file of a model")
-    parser.add_argument("path", help=".tflite file to write")
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, default="mixed", help="(mixed)"
-    )
-    parser.add_argument(
-        "--calibration",
-        help=".npy file of real sequences, (n, time, features)",
-    )
-    options = parser.parse_args(arguments)
+    values = define_flags()
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        calibration = None
-        if options.calibration is not None:
-            calibration = np.load(options.calibration, allow_pickle=False)
+        _, *words = values(["keras_mgrade.export", *given])
+    except flags.Error as error:
+        return _refuse(str(error), 2)
+    if values.help:
+        lines = [
+            f"  --{name}: {values[name].help} Default: {values[name].value}"
+            for name in sorted(values)
+            if len(name) > 1
+        ]
+        print("\n".join([USAGE, "flags:", *lines]))
+        return 0
+    command, *words = words or [""]
+    wanted = {"convert": 2, "check": 1}
+    if len(words) != wanted.get(command):
+        return _refuse(f"usage:\n{USAGE}", 2)
+    try:
+        sequences = None
+        if values.calibration is not None:
+            sequences = np.load(values.calibration, allow_pickle=False)
+        if command == "check":
+            first = None if sequences is None else sequences[0]
+            print(check(words[0], first))
+            return 0
         result = to_tflite(
-            options.model, options.path, options.precision, calibration
+            *words,
+            precision=values.precision,
+            calibration=sequences,
+            state_dtype=values.state_dtype,
+            state_io=values.state_io,
+            delay_line=values.delay_line,
+            proof_steps=values.proof_steps,
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(result)
+        print(result)
+        if values.bundle is not None:
+            result.save_bundle(values.bundle)
+            print(f"bundle: {values.bundle}")
+    except (EOFError, ImportError, OSError, RuntimeError, ValueError) as error:
+        return _refuse(f"error: {error}", 1)
     return 0
+
+
+def _refuse(text: str, status: int) -> int:
+    print(text, file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
 from keras_mgrade import validation
 from keras_mgrade.export import calibration as calibrations
+from keras_mgrade.export import container
 from keras_mgrade.export import options as option
 from keras_mgrade.export import result as results
 from keras_mgrade.export.child import OUTCOME
@@ -124,7 +124,7 @@ def to_tflite(
         made = {p: work / f"{p}.tflite" for p in wanted}
         job = {
             "model": str(saved),
-            "modules": _modules_of(saved),
+            "modules": container.modules_of(container.read_config(saved)),
             "calibration": None
             if columns is None
             else str(work / "calibration.npz"),
@@ -188,11 +188,7 @@ def _sample_shapes(model: Any) -> list[tuple] | None:
 def _save_model(model: Any, folder: pathlib.Path) -> pathlib.Path:
     if isinstance(model, (str, os.PathLike)):
         path = pathlib.Path(model)
-        if not path.is_file() or not zipfile.is_zipfile(path):
-            raise ValueError(
-                "Expected `model` to be a Keras model or the path of a "
-                f".keras file. Received: model={str(model)!r}"
-            )
+        container.read_config(path)
         return path.resolve()
     validation.not_tf_keras("model", model)
     if not hasattr(model, "save"):
@@ -203,34 +199,6 @@ def _save_model(model: Any, folder: pathlib.Path) -> pathlib.Path:
     path = folder / "model.keras"
     model.save(path)
     return path
-
-
-def _modules_of(saved: pathlib.Path) -> list[str]:
-    """Modules that define the registered classes of a `.keras` file."""
-    modules = set()
-
-    def visit(value: Any) -> None:
-        if isinstance(value, dict):
-            name, module = value.get("registered_name"), value.get("module")
-            # Keras leaves the module out for what a script itself defines.
-            if name and "class_name" in value and module in (None, "__main__"):
-                raise ValueError(
-                    "Expected the layers of `model` to come from modules that "
-                    "can be imported, since the conversion runs in a process "
-                    f"of its own. Move {value['class_name']!r} out of the "
-                    "script into a module. Received: "
-                    f"registered_name={name!r}"
-                )
-            if name and module:
-                modules.add(module)
-            value = list(value.values())
-        if isinstance(value, list):
-            for item in value:
-                visit(item)
-
-    with zipfile.ZipFile(saved) as archive:
-        visit(json.loads(archive.read("config.json")))
-    return sorted(m for m in modules if m.split(".")[0] != "keras")
 
 
 def _run_child(folder: pathlib.Path, job: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from keras_mgrade.export.interface import StateLayout, read_interface
 from keras_mgrade.export.options import Options
 from keras_mgrade.export.prove import Proof
 from keras_mgrade.export.quantize import SLOW_GATE
-from keras_mgrade.export.result import TFLiteModel
+from keras_mgrade.export.result import TFLiteFile, TFLiteModel
 
 # Values a state of a type can take; float states have no step to speak of.
 _LEVELS = {"int8": 255, "int16": 65_535}
@@ -24,25 +24,32 @@ def describe(
     options: Options,
 ) -> TFLiteModel:
     """The result object for a file that passed its proof."""
+    return TFLiteModel(
+        **vars(describe_file(path, proof)),
+        precision=precision,
+        states=tuple(layouts),
+        gates=gates,
+        state_io=options.state_io,
+        warnings=tuple(_warnings(precision, options, gates)),
+    )
+
+
+def describe_file(path: pathlib.Path, proof: Proof) -> TFLiteFile:
+    """The result object for a file of which nothing else is known."""
     data = path.read_bytes()
     model = fb.load(data, str(path))
     interface = read_interface(model, str(path))
-    return TFLiteModel(
+    return TFLiteFile(
         path=path,
-        precision=precision,
         bytes=len(data),
         inputs=interface.inputs,
         outputs=interface.outputs,
-        states=tuple(layouts),
         operators=tuple(fb.operator_names(model)),
         arena_bytes=proof.arena_bytes,
         arena_note=proof.arena_note,
         deviations=proof.deviations,
         content=_content(model, len(data)),
-        gates=gates,
         step_us=proof.step_us,
-        state_io=options.state_io,
-        warnings=tuple(_warnings(precision, options, gates)),
     )
 
 

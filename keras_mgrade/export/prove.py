@@ -157,7 +157,7 @@ def prove(
         RuntimeError: If a runtime deviates by more than the bound.
     """
     lite = LiteRTRunner(path)
-    outputs = _run(lite, columns)
+    outputs = run(lite, columns)
     results = [deviation("LiteRT", outputs, reference)]
     arena, note = None, ""
     try:
@@ -166,7 +166,7 @@ def prove(
         note = f"not run: {error}"
         results.append(Deviation("TFLM", note=note))
     else:
-        micros = _run(micro, columns)
+        micros = run(micro, columns)
         results.append(deviation("TFLM", micros, reference))
         results.append(deviation("TFLM beside LiteRT", micros, outputs))
         arena = arena_bytes(micro)
@@ -175,7 +175,8 @@ def prove(
     return Proof(tuple(results), arena, note, lite.step_time())
 
 
-def _run(runner, columns) -> list[np.ndarray]:
+def run(runner, columns: list[np.ndarray]) -> list[np.ndarray]:
+    """The outputs of a runner over a stream, a list of them in any case."""
     outputs = runner.run(columns if len(columns) > 1 else columns[0])
     return outputs if isinstance(outputs, list) else [outputs]
 

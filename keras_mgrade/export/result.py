@@ -11,89 +11,114 @@ from keras_mgrade.export.rings import Rings
 
 
 @dataclasses.dataclass(frozen=True)
-class TFLiteModel:
-    """A `.tflite` file and what was measured on it.
+class TFLiteFile:
+    """A `.tflite` file and what can be seen on it.
 
     Attributes:
         path: Path of the file.
-        precision: Of `"float32"`, `"mixed"`, `"int8"` and `"int16x8"`.
         bytes: Size of the file, in bytes.
         inputs: The inputs in the file's order, x and then the states: name,
             shape, dtype, scale, zero_point.
         outputs: The outputs in the file's order, answers and then the new
             states. A state has the same name in both.
-        states: How each state of the Keras stream lies in the file.
         operators: Names of the operators in the order they are run.
         arena_bytes: Memory that TFLite Micro needs, in bytes, recorded on
-            the machine that converted; `None` if it was not run there.
+            the machine that looked; `None` if it was not run there.
         arena_note: Why it was not run.
-        deviations: For each runtime how far its outputs lay from those of the
-            float Keras stream.
+        deviations: How far runtimes' outputs lay from one another, and from
+            those of the float Keras stream where it was at hand.
         content: Bytes of the file by what they are for.
-        gates: For each recurrent state with gates the mean of its slowest
-            gate over the calibration; its reciprocal is a time constant in
-            steps.
-        step_us: Median time of a step in LiteRT on the machine that
-            converted, in microseconds.
-        state_io: `"explicit"` or `"internal"`.
-        warnings: What to watch for.
+        step_us: Median time of a step in LiteRT on the machine that looked,
+            in microseconds.
     """
 
     path: pathlib.Path
-    precision: str
     bytes: int
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
-    states: tuple[StateLayout, ...]
     operators: tuple[str, ...]
     arena_bytes: int | None
     arena_note: str
     deviations: tuple[Deviation, ...]
     content: dict[str, int]
-    gates: dict[str, float]
     step_us: float
-    state_io: str = "explicit"
-    warnings: tuple[str, ...] = ()
 
     @property
     def operator_counts(self) -> dict[str, int]:
         """How often each operator occurs, the most frequent first."""
         return dict(collections.Counter(self.operators).most_common())
 
+    def _parts(self) -> dict[str, list[str]]:
+        """The lines of the table by what they are about."""
+        arena = self.arena_note or f"{self.arena_bytes:,} bytes"
+        counts = [f"{n} x {c}" for n, c in self.operator_counts.items()]
+        return {
+            "title": [str(self.path)],
+            "sizes": [
+                f"  file    {self.bytes:,} bytes",
+                *(f"    {k}: {n:,} bytes" for k, n in self.content.items()),
+                f"  arena   {arena}",
+                f"  time    {self.step_us:.1f} us a step in LiteRT here",
+            ],
+            "tensors": [
+                *_table("inputs", self.inputs),
+                *_table("outputs", self.outputs),
+            ],
+            "operators": ["  operators", *(f"    {c}" for c in counts)],
+            "deviations": [
+                "  deviation",
+                *(f"    {_deviation(d)}" for d in self.deviations),
+            ],
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(sum(self._parts().values(), []))
+
+
+@dataclasses.dataclass(frozen=True)
+class TFLiteModel(TFLiteFile):
+    """A `.tflite` file and what was proved of it beside its Keras model.
+
+    Attributes:
+        precision: Of `"float32"`, `"mixed"`, `"int8"` and `"int16x8"`.
+        states: How each state of the Keras stream lies in the file.
+        gates: For each recurrent state with gates the mean of its slowest
+            gate over the calibration; its reciprocal is a time constant in
+            steps.
+        state_io: `"explicit"` or `"internal"`.
+        warnings: What to watch for.
+    """
+
+    precision: str
+    states: tuple[StateLayout, ...]
+    gates: dict[str, float]
+    state_io: str = "explicit"
+    warnings: tuple[str, ...] = ()
+
     @property
     def state_bytes(self) -> int:
         """Memory that a program keeps between two steps, in bytes."""
-        held = {t.name: t.bytes for t in self.inputs}
+        inputs = {t.name: t for t in self.inputs}
         total = 0
         for state in self.states:
-            if state.delays is not None:
-                kind = next(t for t in self.inputs if t.name == state.name)
-                total += Rings(state.delays, kind.dtype).bytes
-            else:
-                total += held.get(state.name, 0)
+            tensor = inputs.get(state.name)
+            if tensor is not None and state.delays is not None:
+                total += Rings(state.delays, tensor.dtype).bytes
+            elif tensor is not None:
+                total += tensor.bytes
         return total
 
-    def __str__(self) -> str:
-        arena = self.arena_note or f"{self.arena_bytes:,} bytes"
-        counts = [f"{n} x {c}" for n, c in self.operator_counts.items()]
-        lines = [
-            f"{self.path} ({self.precision})",
-            f"  file    {self.bytes:,} bytes",
-            f"  arena   {arena}",
-            f"  states  {self.state_bytes:,} bytes",
-            f"  time    {self.step_us:.1f} us a step in LiteRT here",
-            *(f"    {k}: {n:,} bytes" for k, n in self.content.items()),
-            *_table("inputs", self.inputs),
-            *_table("outputs", self.outputs),
+    def _parts(self) -> dict[str, list[str]]:
+        parts = super()._parts()
+        parts["title"] = [f"{self.path} ({self.precision})"]
+        parts["sizes"].append(f"  states  {self.state_bytes:,} bytes")
+        parts["operators"][:0] = [
             "  states in the file",
             *(f"    {_layout(state)}" for state in self.states),
-            "  operators",
-            *(f"    {count}" for count in counts),
-            "  deviation from the Keras stream",
-            *(f"    {_deviation(d)}" for d in self.deviations),
-            *(f"  warning: {text}" for text in self.warnings),
         ]
-        return "\n".join(lines)
+        parts["deviations"][0] = "  deviation from the Keras stream"
+        parts["warnings"] = [f"  warning: {text}" for text in self.warnings]
+        return parts
 
 
 def _table(title: str, tensors: tuple[TensorInfo, ...]) -> list[str]:
@@ -136,28 +161,41 @@ def _deviation(d: Deviation) -> str:
     )
 
 
-def to_json(result: TFLiteModel) -> dict[str, Any]:
+def to_json(result: TFLiteFile) -> dict[str, Any]:
     """A result as plain lists, numbers and texts."""
     return {**dataclasses.asdict(result), "path": str(result.path)}
 
 
 def from_json(values: dict[str, Any]) -> TFLiteModel:
     """A result from what `to_json` gave, after a trip through a file."""
+    values = _common(values)
+    values["states"] = tuple(
+        StateLayout(**{k: _hashable(v) for k, v in entry.items()})
+        for entry in values["states"]
+    )
+    values["warnings"] = tuple(values["warnings"])
+    return TFLiteModel(**values)
+
+
+def file_from_json(values: dict[str, Any]) -> TFLiteFile:
+    """The same for a file alone."""
+    return TFLiteFile(**_common(values))
+
+
+def _common(values: dict[str, Any]) -> dict[str, Any]:
     values = dict(values)
     for field, kind in (
         ("inputs", TensorInfo),
         ("outputs", TensorInfo),
-        ("states", StateLayout),
         ("deviations", Deviation),
     ):
         values[field] = tuple(
             kind(**{k: _hashable(v) for k, v in entry.items()})
             for entry in values[field]
         )
-    for field in ("operators", "warnings"):
-        values[field] = tuple(values[field])
+    values["operators"] = tuple(values["operators"])
     values["path"] = pathlib.Path(values["path"])
-    return TFLiteModel(**values)
+    return values
 
 
 def _hashable(value: Any) -> Any:

@@ -63,6 +63,11 @@ class StepRunner(abc.ABC):
         self._open()
 
     @property
+    def samples(self) -> list[TensorInfo]:
+        """The inputs that are not states."""
+        return list(self._x)
+
+    @property
     def states(self) -> dict[str, np.ndarray]:
         """The present states by name, in the file's own types.
 

@@ -1,0 +1,114 @@
+"""A look at a `.keras` file before Keras opens it."""
+
+import json
+import pathlib
+import zipfile
+from typing import Any
+
+# A `.keras` file holds its weights as they are; what is to grow more than this
+# many times was made to fill the memory.
+LARGEST_GROWTH = 100
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+    """The configuration of the model in a `.keras` file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The content of its `config.json`.
+
+    Raises:
+        ValueError: If the file is not a whole and plain `.keras` archive.
+    """
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        raise ValueError(
+            "Expected `model` to be a Keras model or the path of a whole "
+            f".keras file. Received: model={str(path)!r}"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_members(archive, path)
+            config = json.loads(archive.read("config.json"))
+            if not isinstance(config, dict):
+                raise ValueError("config.json is no object")
+    except (
+        EOFError,
+        KeyError,
+        NotImplementedError,
+        OSError,
+        RecursionError,
+        RuntimeError,
+        UnicodeDecodeError,
+        ValueError,
+        zipfile.BadZipFile,
+        zipfile.zlib.error,
+    ) as error:
+        raise ValueError(
+            "Expected `model` to be a whole .keras file; this one was cut "
+            f"short or changed: save the model again. Received: "
+            f"model={str(path)!r} ({_gist(error)})"
+        ) from error
+    return config
+
+
+def _check_members(archive: zipfile.ZipFile, path: pathlib.Path) -> None:
+    members = archive.infolist()
+    names = [m.filename for m in members]
+    for name in ("config.json", "model.weights.h5"):
+        if name not in names:
+            raise ValueError(f"no {name} in it")
+    if len(set(names)) != len(names):
+        raise ValueError("one name twice")
+    for name in names:
+        place = pathlib.PurePosixPath(name)
+        if place.is_absolute() or ".." in place.parts:
+            raise ValueError(f"a member outside of it, {name!r}")
+    size = path.stat().st_size
+    if sum(m.file_size for m in members) > LARGEST_GROWTH * size:
+        raise ValueError("it would grow more than a hundredfold")
+    broken = archive.testzip()
+    if broken is not None:
+        raise ValueError(f"the checksum of {broken!r} is wrong")
+
+
+def _gist(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def modules_of(config: dict[str, Any]) -> list[str]:
+    """Modules that define the registered classes of a model.
+
+    Args:
+        config: What `read_config` gives.
+
+    Returns:
+        Their names, without Keras's own.
+
+    Raises:
+        ValueError: If a class was defined in a script.
+    """
+    modules = set()
+
+    def visit(value: Any) -> None:
+        if isinstance(value, dict):
+            name, module = value.get("registered_name"), value.get("module")
+            # Keras leaves the module out for what a script itself defines.
+            if name and "class_name" in value and module in (None, "__main__"):
+                raise ValueError(
+                    "Expected the layers of `model` to come from modules that "
+                    "can be imported, since the conversion runs in a process "
+                    f"of its own. Move {value['class_name']!r} out of the "
+                    "script into a module. Received: "
+                    f"registered_name={name!r}"
+                )
+            if name and module:
+                modules.add(str(module))
+            value = list(value.values())
+        if isinstance(value, list):
+            for item in value:
+                visit(item)
+
+    visit(config)
+    return sorted(m for m in modules if m.split(".")[0] != "keras")

@@ -1,0 +1,60 @@
+"""A process that looks at files, and may die of one.
+
+`python -m keras_mgrade.export.worker FD`
+
+It reads a job a line from its standard input and writes its answer, a line
+too, to the file descriptor FD: runtimes print on the standard ones.
+"""
+
+import json
+import os
+import resource
+import sys
+import traceback
+from typing import Any
+
+# What a job may take beyond what the process has when it begins, in bytes.
+MEMORY = 3 << 30
+
+
+def main(arguments: list[str]) -> int:
+    """Answer jobs until there are no more.
+
+    Args:
+        arguments: The number of the file descriptor for answers.
+
+    Returns:
+        Exit status, 0.
+    """
+    _limit_memory()
+    with os.fdopen(int(arguments[0]), "w") as answers:
+        for line in sys.stdin:
+            answers.write(json.dumps(_answer(json.loads(line))) + "\n")
+            answers.flush()
+    return 0
+
+
+def _answer(job: dict[str, Any]) -> dict[str, Any]:
+    from keras_mgrade.export import inspection
+
+    try:
+        return {"result": inspection.look_at(**job)}
+    # Whatever a broken file raises is an answer about it.
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        kind = type(error).__name__
+        message = str(error) if kind == "ValueError" else f"{kind}: {error}"
+        return {"error": message or kind, "at": f"{last.name}"}
+
+
+def _limit_memory() -> None:
+    with open("/proc/self/statm") as file:
+        pages = int(file.read().split()[0])
+    # Runtimes reserve far more than they use: room for them, too.
+    used = pages * resource.getpagesize()
+    limit = used + MEMORY + (8 << 30)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,239 @@
+"""Files that are broken or were made to do harm end in an error message."""
+
+import io
+import json
+import subprocess
+import sys
+import time
+import zipfile
+
+import numpy as np
+import pytest
+
+import test_export as exports
+from keras_mgrade import export
+from keras_mgrade.export import __main__ as command_line
+from keras_mgrade.export import flatbuffer, inspection
+from test_export import sequences, tensorflow_only
+
+pytestmark = [exports.pytestmark, tensorflow_only]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Sound files: a model, its step in mixed precision, states inside."""
+    folder = tmp_path_factory.mktemp("sound")
+    model = exports.make_model()
+    model.save(folder / "model.keras")
+    for name, io_of in (("explicit", "explicit"), ("inside", "internal")):
+        export.to_tflite(
+            model,
+            folder / f"{name}.tflite",
+            "mixed",
+            sequences(),
+            state_io=io_of,
+            proof_steps=50,
+        )
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def mutated(data, count, rng):
+    """The content of a file cut short, or with bytes changed."""
+    for cut in np.linspace(0, len(data) - 1, count // 4, dtype=int):
+        yield data[:cut]
+    for i in range(count - count // 4):
+        changed = np.frombuffer(data, np.uint8).copy()
+        places = rng.integers(0, len(data), size=(1, 3, 30)[i % 3])
+        changed[places] = rng.integers(0, 256, size=len(places))
+        yield changed.tobytes()
+
+
+def archive(config=None, weights=b"", names=("config.json",)):
+    """A `.keras` file with a configuration of ours."""
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w") as made:
+        for name in names:
+            made.writestr(name, config)
+        made.writestr("metadata.json", "{}")
+        made.writestr("model.weights.h5", weights)
+    return memory.getvalue()
+
+
+def outcome(path):
+    """The error, or `None`: whatever else happens fails the test."""
+    try:
+        inspection.check(path, steps=8)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def test_two_hundred_mutated_files_in_a_minute(files, tmp_path, rng):
+    start, found = time.perf_counter(), {}
+    for name, count in (
+        ("explicit.tflite", 90),
+        ("inside.tflite", 60),
+        ("model.keras", 60),
+    ):
+        path = tmp_path / name
+        assert outcome(write(path, files[name])) is None
+        errors = []
+        for data in mutated(files[name], count, rng):
+            errors.append(outcome(write(path, data)))
+        found[name] = errors
+        # And the sound one still passes.
+        assert outcome(write(path, files[name])) is None
+    taken = time.perf_counter() - start
+    for name, errors in found.items():
+        texts = [e for e in errors if e is not None]
+        assert len(texts) > len(errors) // 2, name
+        assert all(len(text) > 20 for text in texts), name
+    assert sum(map(len, found.values())) >= 200
+    assert taken < 60
+
+
+def write(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def hostile(files):
+    """From a name to the content of a `.keras` file, well formed as a zip."""
+    with zipfile.ZipFile(io.BytesIO(files["model.keras"])) as sound:
+        config = sound.read("config.json").decode()
+        weights = sound.read("model.weights.h5")
+    other = json.loads(config)
+    other["module"], other["class_name"] = "os", "system"
+    return {
+        "no object": archive("[1, 2]", weights),
+        "no json": archive("{", weights),
+        "deep": archive("[" * 100_000, weights),
+        "twice": archive(config, weights, ["config.json", "config.json"]),
+        "outside": archive(config, weights, ["config.json", "../escaped"]),
+        "no weights": archive(config, b""),
+        "cut weights": archive(config, weights[: len(weights) // 2]),
+        "huge": archive(config.replace('"units": 8', '"units": 800000000')),
+        "another class": archive(json.dumps(other), weights),
+        "code": archive(
+            config.replace('"class_name": "Dense"', '"class_name": "Lambda"'),
+            weights,
+        ),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_hostile_keras_files(files, tmp_path):
+    for name, data in hostile(files).items():
+        path = write(tmp_path / "hostile.keras", data)
+        assert outcome(path), name
+        assert not (tmp_path.parent / "escaped").exists()
+
+
+def test_archives_that_grow_are_not_opened(tmp_path):
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("config.json", " " * 10_000_000)
+        made.writestr("model.weights.h5", b"")
+    path = write(tmp_path / "bomb.keras", memory.getvalue())
+    assert "hundredfold" in outcome(path)
+
+
+def changed(data, change):
+    model = flatbuffer.load(data)
+    change(model)
+    return flatbuffer.dump(model)
+
+
+def enormous(model):
+    tensor = model.subgraphs[0].tensors[int(model.subgraphs[0].inputs[0])]
+    tensor.shape = np.array([1, 2**31 - 1], np.int32)
+
+
+def endless(model):
+    code = model.operatorCodes[0]
+    code.builtinCode = flatbuffer.schema().BuiltinOperator.WHILE
+    code.deprecatedBuiltinCode = code.builtinCode
+
+
+def another_scale(model):
+    """A state that comes out as another number than it went in."""
+    graph = model.subgraphs[0]
+    line = graph.tensors[int(graph.outputs[1])]
+    line.quantization.scale = line.quantization.scale * 1.001
+
+
+@pytest.mark.parametrize("change", [enormous, endless, another_scale])
+def test_hostile_tflite_files(files, tmp_path, change):
+    data = changed(files["explicit.tflite"], change)
+    assert outcome(write(tmp_path / "hostile.tflite", data))
+
+
+def test_a_crash_costs_the_other_process_only(files, tmp_path, monkeypatch):
+    path = write(tmp_path / "sound.tflite", files["explicit.tflite"])
+    assert outcome(path) is None
+    inspection._WORKER._process.kill()
+    inspection._WORKER._process.wait()
+    assert outcome(path) is None
+    monkeypatch.setattr(inspection, "SECONDS", 0.05)
+    model = exports.make_model()
+    model.save(tmp_path / "slow.keras")
+    assert "signal 9" in outcome(tmp_path / "slow.keras")
+    monkeypatch.undo()
+    assert outcome(path) is None
+
+
+def test_what_is_found(files, tmp_path):
+    path = write(tmp_path / "m.tflite", files["explicit.tflite"])
+    found = export.check(path, sequences(1)[0])
+    assert found.bytes == len(files["explicit.tflite"])
+    assert [t.name for t in found.inputs][0] == "input"
+    for deviation in found.deviations:
+        assert deviation.runtime == "TFLM beside LiteRT"
+        assert deviation.steps == 150 and deviation.rms < 0.05
+    assert "operators" in str(found)
+    table = export.check(write(tmp_path / "m.keras", files["model.keras"]))
+    assert "m_grade/recurrence" in table
+
+
+def test_command_line_ends_with_an_error(files, tmp_path, capsys):
+    broken = write(tmp_path / "cut.tflite", files["explicit.tflite"][:4000])
+    command = [sys.executable, "-m", "keras_mgrade.export", "check", broken]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "error: Expected" in done.stderr
+    cut = write(tmp_path / "cut.keras", files["model.keras"][:9000])
+    target = tmp_path / "m.tflite"
+
+    def run(*arguments):
+        status = command_line.main([str(a) for a in arguments])
+        return status, capsys.readouterr()
+
+    status, printed = run("convert", cut, target, "--precision=float32")
+    assert status == 1 and "whole .keras file" in printed.err
+    assert not target.exists()
+    for wrong in (
+        ["convert", cut],
+        ["check", broken, "--precision=int3"],
+        ["look", broken],
+        [],
+    ):
+        assert run(*wrong)[0] == 2
+    sound = write(tmp_path / "sound.tflite", files["explicit.tflite"])
+    status, printed = run("check", sound)
+    assert status == 0 and "operators" in printed.out
+    status, printed = run("--help")
+    assert status == 0 and "--delay_line" in printed.out
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_conversion_refuses_hostile_files(files, tmp_path):
+    weird = hostile(files)
+    for name in ("deep", "cut weights", "another class"):
+        path = write(tmp_path / "hostile.keras", weird[name])
+        with pytest.raises((ValueError, RuntimeError)):
+            export.to_tflite(path, tmp_path / "m.tflite", "float32")
+        assert not (tmp_path / "m.tflite").exists()
+
+
+def test_a_path_to_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="to be a file.*nowhere"):
+        export.check(tmp_path / "nowhere.tflite")
