@@ -121,8 +121,7 @@ def test_proof_is_in_the_result(explicit):
         assert sum(result.content.values()) == result.bytes
         assert result.step_us > 0
         recurrent = {state.name for state in result.states[1:]}
-        quantised = precision != "float32"
-        assert set(result.gates) == (recurrent if quantised else set())
+        assert set(result.gates) == recurrent
         assert "us a step" in str(result), precision
 
 

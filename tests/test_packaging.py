@@ -112,7 +112,11 @@ def test_wheel_holds_the_package_alone(wheel):
     assert {name.split("/")[0] for name in names} == {"keras_mgrade", about}
     assert f"{about}/licenses/LICENSE" in names
     shipped = {n for n in names if n.startswith("keras_mgrade/")}
-    sources = (ROOT / "keras_mgrade").rglob("*.py")
+    sources = [
+        path
+        for pattern in ("*.py", "*.c", "*.h")
+        for path in (ROOT / "keras_mgrade").rglob(pattern)
+    ]
     assert shipped == {path.relative_to(ROOT).as_posix() for path in sources}
 
 

@@ -87,7 +87,13 @@ def convert_all(job: dict[str, Any]) -> dict[str, Any]:
         path.write_bytes(data)
         proof = prove.prove(path, precision, proved_on, reference)
         made = describe.describe(
-            path, precision, layouts, proof, converted.gates, options
+            path,
+            precision,
+            layouts,
+            proof,
+            converted.gates,
+            options,
+            proved_on,
         )
         results[precision] = result.to_json(made)
     return results

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from keras_mgrade.export import flatbuffer as fb
+from keras_mgrade.export.golden import golden_steps
 from keras_mgrade.export.interface import StateLayout, read_interface
 from keras_mgrade.export.options import Options
 from keras_mgrade.export.prove import Proof
@@ -22,15 +23,19 @@ def describe(
     proof: Proof,
     gates: dict[str, float],
     options: Options,
+    columns: list[np.ndarray],
 ) -> TFLiteModel:
-    """The result object for a file that passed its proof."""
+    """The result object for a file that passed its proof on `columns`."""
+    file = describe_file(path, proof)
+    steps = golden_steps(tuple(layouts), file.inputs + file.outputs)
     return TFLiteModel(
-        **vars(describe_file(path, proof)),
+        **vars(file),
         precision=precision,
         states=tuple(layouts),
         gates=gates,
         state_io=options.state_io,
         warnings=tuple(_warnings(precision, options, gates)),
+        sample=[column[:steps].tolist() for column in columns],
     )
 
 

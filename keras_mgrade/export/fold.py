@@ -40,9 +40,9 @@ def _fold_one(model) -> bool:
             continue
         source, scale, shift = affine
         for reader in readers:
-            kernel, bias = _weights(model, reader)
+            kernel, bias = weights(model, reader)
             bias = bias + kernel @ shift
-            _set_weights(model, reader, source, kernel * scale, bias)
+            set_weights(model, reader, source, kernel * scale, bias)
         graph.operators.remove(op)
         return True
     return False
@@ -83,8 +83,8 @@ def fold_bias(model) -> None:
         shift = _shift(model, after)
         if shift is None:
             continue
-        kernel, bias = _weights(model, op)
-        _set_weights(model, op, fb.inputs_of(op)[0], kernel, bias + shift)
+        kernel, bias = weights(model, op)
+        set_weights(model, op, fb.inputs_of(op)[0], kernel, bias + shift)
         options = copy.copy(op.builtinOptions)
         options.fusedActivationFunction = (
             after.builtinOptions.fusedActivationFunction
@@ -160,12 +160,12 @@ def split_products(model) -> None:
             continue
         if op.builtinOptions.fusedActivationFunction:
             continue
-        kernel, bias = _weights(model, op)
+        kernel, bias = weights(model, op)
         for reader, columns in zip(readers, slices, strict=True):
             place = graph.operators.index(reader)
             for index, (start, stop) in (columns or {}).items():
                 product = _copy(op, index)
-                _set_weights(
+                set_weights(
                     model, product, source, kernel[start:stop], bias[start:stop]
                 )
                 graph.operators.insert(place, product)
@@ -214,7 +214,7 @@ def _column_slices(model, op, target: int) -> dict[int, tuple] | None:
     return None
 
 
-def _weights(model, op) -> tuple[np.ndarray, np.ndarray]:
+def weights(model, op) -> tuple[np.ndarray, np.ndarray]:
     """Kernel (outputs, inputs) and bias of a product."""
     read = fb.inputs_of(op)
     kernel = fb.constant(model, read[1])
@@ -223,7 +223,8 @@ def _weights(model, op) -> tuple[np.ndarray, np.ndarray]:
     return kernel, np.zeros(len(kernel), np.float32)
 
 
-def _set_weights(model, op, source: int, kernel, bias) -> None:
+def set_weights(model, op, source: int, kernel, bias) -> None:
+    """Let a product read `source` with this kernel and bias."""
     slots = [source, _add_constant(model, kernel)]
     # Most products have no bias in the file if it is zero.
     slots.append(_add_constant(model, bias) if np.any(bias) else -1)

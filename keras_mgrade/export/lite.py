@@ -13,6 +13,7 @@ from keras_mgrade.export.internal import internalise
 from keras_mgrade.export.options import Options
 from keras_mgrade.export.quantize import quantize, slowest_gates
 from keras_mgrade.export.ranges import stream_statistics
+from keras_mgrade.export.rounding import round_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ def convert(
                 for name, tensor in zip(inputs, model.inputs, strict=True)
             }
             made = quantize(
-                data,
+                round_weights(data, statistics, precision == "int16x8"),
                 precision,
                 statistics,
                 roles,

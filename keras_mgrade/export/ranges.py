@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 
 from keras_mgrade.export import flatbuffer as fb
+from keras_mgrade.export.fold import PRODUCT
 from keras_mgrade.export.interface import read_interface
 from keras_mgrade.export.kept import make_state
 
@@ -19,10 +20,12 @@ class Statistics:
     Attributes:
         ranges: (smallest, largest value).
         means: Mean of every element over the steps, flat.
+        moments: Of what matrix products read: mean of `x x^T`.
     """
 
     ranges: Ranges
     means: dict[str, np.ndarray]
+    moments: dict[str, np.ndarray]
 
 
 def stream_statistics(
@@ -77,6 +80,10 @@ def stream_statistics(
     low = np.full(len(watched), np.inf)
     high = np.full(len(watched), -np.inf)
     sums = [0.0 for _ in watched]
+    moments = {
+        i: np.zeros((np.prod(fb.shape_of(graph.tensors[i])),) * 2)
+        for i in _read_by_products(model)
+    }
     for step in zip(*columns, strict=True):
         for index, sample in zip(samples_at, step, strict=True):
             interpreter.set_tensor(index, sample[None])
@@ -87,6 +94,9 @@ def stream_statistics(
         low = np.minimum(low, [v.min() for v in values])
         high = np.maximum(high, [v.max() for v in values])
         sums = [s + v for s, v in zip(sums, values, strict=True)]
+        for index, total in moments.items():
+            x = np.ravel(interpreter.get_tensor(index)).astype(np.float64)
+            total += np.outer(x, x)
         for state in states:
             state.write(interpreter.get_tensor(state.after.index))
     names = [fb.text(graph.tensors[i].name) for i in watched]
@@ -105,7 +115,19 @@ def stream_statistics(
         name: np.ravel(total) / len(columns[0])
         for name, total in zip(names, sums, strict=True)
     }
-    return Statistics(ranges, means)
+    moments = {
+        fb.text(graph.tensors[i].name): total / len(columns[0])
+        for i, total in moments.items()
+    }
+    return Statistics(ranges, means, moments)
+
+
+def _read_by_products(model) -> set[int]:
+    return {
+        fb.inputs_of(op)[0]
+        for op in model.subgraphs[0].operators
+        if fb.operator_name(model, op) == PRODUCT
+    }
 
 
 def _float_activations(model) -> list[int]:

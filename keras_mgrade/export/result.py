@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -87,6 +88,8 @@ class TFLiteModel(TFLiteFile):
             steps.
         state_io: `"explicit"` or `"internal"`.
         warnings: What to watch for.
+        sample: For each input the first steps of the stream that the file
+            was proved on.
     """
 
     precision: str
@@ -94,6 +97,26 @@ class TFLiteModel(TFLiteFile):
     gates: dict[str, float]
     state_io: str = "explicit"
     warnings: tuple[str, ...] = ()
+    sample: list[list[Any]] = dataclasses.field(
+        default_factory=list, repr=False, compare=False
+    )
+
+    def save_bundle(self, folder: str | os.PathLike) -> None:
+        """Write what the author of a firmware needs into a folder.
+
+        The file as a C array, a header with its tensors, operators and arena,
+        golden vectors with a `self_test()` in C, ring buffers for delay lines
+        and a README. Files of a bundle that is there already are replaced.
+
+        Args:
+            folder: Where to; made if it does not exist.
+
+        Raises:
+            ValueError: If the file is no longer the one that was proved.
+        """
+        from keras_mgrade.export import bundle
+
+        bundle.save_bundle(self, folder)
 
     @property
     def state_bytes(self) -> int:

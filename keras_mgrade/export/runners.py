@@ -15,7 +15,7 @@ from keras_mgrade.export.interface import (
     TensorInfo,
     read_interface,
 )
-from keras_mgrade.export.kept import make_state
+from keras_mgrade.export.kept import Kept, make_state
 
 
 class StepRunner(abc.ABC):
@@ -75,6 +75,37 @@ class StepRunner(abc.ABC):
         a file that keeps its states inside.
         """
         return {s.before.name: s.read().copy() for s in self._states}
+
+    def kept_states(self) -> dict[str, np.ndarray]:
+        """The present states without delay lines that the program holds."""
+        return {
+            s.before.name: s.read().copy()
+            for s in self._states
+            if isinstance(s, Kept)
+        }
+
+    def record(
+        self, samples: list[np.ndarray]
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """A stream from its start, in the file's own types.
+
+        Args:
+            samples: For each input an array (time, features).
+
+        Returns:
+            For each input and for each output what went through it.
+        """
+        self.reset()
+        columns = [
+            _encode(self._fit_sequence(column, tensor), tensor)
+            for column, tensor in zip(samples, self._x, strict=True)
+        ]
+        rows = [
+            [value.copy() for value in self._advance(step)]
+            for step in zip(*columns, strict=True)
+        ]
+        outputs = [np.concatenate(column) for column in zip(*rows, strict=True)]
+        return [column[:, 0] for column in columns], outputs
 
     def reset(self) -> None:
         """Set all states to zero, where every stream starts."""

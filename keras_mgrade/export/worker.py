@@ -8,7 +8,6 @@ too, to the file descriptor FD: runtimes print on the standard ones.
 
 import json
 import os
-import resource
 import sys
 import traceback
 from typing import Any
@@ -48,6 +47,10 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _limit_memory() -> None:
+    if sys.platform != "linux":
+        return
+    import resource
+
     with open("/proc/self/statm") as file:
         pages = int(file.read().split()[0])
     # Runtimes reserve far more than they use: room for them, too.

@@ -1,0 +1,154 @@
+"""What each precision costs: accuracy, answers that flip, drift, bytes.
+
+    KERAS_BACKEND=jax python benchmarks/device_files.py \\
+        --digits fsdd.npz --keywords speech_commands.npz
+
+Trains what is not in `--models` yet, converts every model to every precision,
+and runs the whole test set through LiteRT and TFLite Micro. Results go to
+`results/device_files.json` and, as a table, `device_files.md`.
+"""
+
+import argparse
+import pathlib
+
+import keras
+import numpy as np
+
+import device_tasks
+import keras_mgrade
+from keras_mgrade.export import LiteRTRunner, TFLMRunner
+from results_file import ResultsFile, write_whole
+
+PRECISIONS = ["float32", "mixed", "int16x8", "int8"]
+RUNNERS = {"LiteRT": LiteRTRunner, "TFLM": TFLMRunner}
+
+
+def answers_of_keras(model, task):
+    """`(logits, labels)` of every step that has a label."""
+    found = [
+        (model.predict(x[None], verbose=0)[0], labels)
+        for x, labels in task.streams()
+    ]
+    return picked(found)
+
+
+def answers_of_file(runner, task):
+    found = []
+    for x, labels in task.streams():
+        runner.reset()
+        found.append((runner.run(x), labels))
+    return picked(found)
+
+
+def picked(found):
+    """Where there is a label; the last step of a model with one answer."""
+    logits = [
+        (y if y.ndim > 1 else y[None])[-len(labels) :][
+            labels[-(len(y) if y.ndim > 1 else 1) :] >= 0
+        ]
+        for y, labels in found
+    ]
+    labels = [labels[labels >= 0] for _, labels in found]
+    return np.concatenate(logits), np.concatenate(labels)
+
+
+def score(task, path, folder):
+    """A row for each precision of one model."""
+    model = keras.saving.load_model(path, compile=False)
+    logits, labels = answers_of_keras(model, task)
+    floats = logits.argmax(axis=-1)
+    files = keras_mgrade.export.to_tflite(
+        model,
+        pathlib.Path(folder) / (path.stem + "_{precision}.tflite"),
+        PRECISIONS,
+        task.calibration(),
+    )
+    for precision, file in files.items():
+        row = {
+            "precision": precision,
+            "labels": len(labels),
+            "keras": float(np.mean(floats == labels)),
+            "bytes": file.bytes,
+            "content": file.content,
+            "state_bytes": file.state_bytes,
+            "arena": file.arena_bytes,
+            "gates": file.gates,
+            "warnings": list(file.warnings),
+            "step_us": file.step_us,
+        }
+        for found in file.deviations[:2]:
+            row[f"{found.runtime} rms"] = found.rms
+            row[f"{found.runtime} first"] = found.first_rms
+            row[f"{found.runtime} last"] = found.last_rms
+        for name, runner in RUNNERS.items():
+            answers = answers_of_file(runner(file.path), task)[0]
+            answers = answers.argmax(axis=-1)
+            row[f"{name} accuracy"] = float(np.mean(answers == labels))
+            row[f"{name} flips"] = float(np.mean(answers != floats))
+        yield row
+
+
+def table(rows):
+    """All rows, the worse of the two runtimes in each column."""
+    lines = [
+        "# Files of each precision",
+        "",
+        "Accuracy on whole test sets, and how it and the outputs differ from "
+        "Keras in float: of LiteRT and TFLite Micro the worse. Deviation: rms "
+        "over 10,000 steps of calibration streams, of the output's rms; drift: "
+        "that of the last 1,000 steps over that of the first.",
+        "",
+        "| task, normalisation | precision | Keras | file | lost | flips | "
+        "deviation | drift | bytes | of them weights | arena |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        worst = min(RUNNERS, key=lambda name: row[f"{name} accuracy"])
+        rms = max(row[f"{name} rms"] for name in RUNNERS)
+        drift = max(
+            row[f"{name} last"] / max(row[f"{name} first"], 1e-12)
+            for name in RUNNERS
+        )
+        accuracy = row[f"{worst} accuracy"]
+        flips = max(row[f"{name} flips"] for name in RUNNERS)
+        lines.append(
+            f"| {row['task']}, {row['normalization']} | {row['precision']} | "
+            f"{row['keras']:.2%} | {accuracy:.2%} | "
+            f"{100 * (row['keras'] - accuracy):.2f} | {flips:.2%} | "
+            f"{rms:.3%} | {drift:.2f} | {row['bytes']:,} | "
+            f"{row['content']['weights']:,} | {row['arena'] or 0:,} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--digits", help="fsdd.npz")
+    parser.add_argument("--keywords", help="speech_commands_test12_8k.npz")
+    parser.add_argument(
+        "--models", default="device_models", help="folder of trained models"
+    )
+    arguments = parser.parse_args()
+    folder = pathlib.Path(arguments.models)
+    folder.mkdir(parents=True, exist_ok=True)
+    results = ResultsFile("device_files", "task", "normalization")
+    for name, make in device_tasks.TASKS.items():
+        data = getattr(arguments, name, None)
+        if name != "activity" and data is None:
+            print(f"{name}: no data given (--{name})")
+            continue
+        task = make(data)
+        for normalization in device_tasks.NORMALIZATIONS:
+            if results.has(name, normalization):
+                continue
+            path = device_tasks.trained(folder, name, task, normalization)
+            rows = list(score(task, path, folder))
+            for row in rows:
+                results.add(
+                    {"task": name, "normalization": normalization, **row}
+                )
+    write_whole(results.path.with_suffix(".md"), table(results.rows))
+
+
+if __name__ == "__main__":
+    main()

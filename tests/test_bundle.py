@@ -1,0 +1,235 @@
+"""What `save_bundle` writes compiles, and its golden vectors hold."""
+
+import dataclasses
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+import test_export as exports
+from keras_mgrade import export
+from keras_mgrade.export import bundle, bundle_text, flatbuffer
+from keras_mgrade.export.operators import SUPPORTED
+from test_export import RUNNERS, sequences, tensorflow_only
+
+pytestmark = [exports.pytestmark, tensorflow_only]
+needs_compiler = pytest.mark.skipif(
+    shutil.which("cc") is None or shutil.which("c++") is None,
+    reason="no C compiler `cc` and `c++` on the path",
+)
+
+# How the states are held, and in which precision: each once.
+KINDS = {
+    "explicit": ("mixed", {}),
+    "rings": ("int16x8", {"delay_line": "application"}),
+    "internal": ("float32", {"state_io": "internal"}),
+}
+FLAGS = ("-Wall", "-Wextra", "-Werror", "-pedantic")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    model = exports.make_model(interpolation="integer")
+    made = {}
+    for kind, (precision, options) in KINDS.items():
+        folder = tmp_path_factory.mktemp(kind)
+        made[kind] = export.to_tflite(
+            model,
+            folder / "m.tflite",
+            precision,
+            sequences(),
+            proof_steps=300,
+            **options,
+        )
+        made[kind].save_bundle(folder / "bundle")
+    return made
+
+
+def folder_of(result):
+    return result.path.parent / "bundle"
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiles_as_c_and_as_cpp(results, kind, tmp_path):
+    sources = [
+        folder_of(results[kind]) / name
+        for name in ("model.c", "rings.c", "self_test.c")
+    ]
+    for compiler, standard in (
+        (["cc"], "-std=c99"),
+        (["c++", "-x", "c++"], "-std=c++11"),
+    ):
+        subprocess.run(
+            [*compiler, standard, *FLAGS, "-c", *sources],
+            cwd=tmp_path,
+            check=True,
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files(results, kind):
+    result, folder = results[kind], folder_of(results[kind])
+    assert sorted(p.name for p in folder.iterdir()) == sorted(bundle.FILES)
+    source = (folder / "model.c").read_text()
+    listed = re.search(r"g_model\[\] = \{([^}]*)\}", source)[1]
+    array = bytes(int(n, 16) for n in listed.replace(",", " ").split())
+    assert array == (folder / "model.tflite").read_bytes()
+    model = flatbuffer.load(array)
+    # What only our runners read stays behind.
+    assert not flatbuffer.notes(model)
+    assert flatbuffer.operator_names(model) == list(result.operators)
+    header = (folder / "model.h").read_text()
+    for tensor in result.inputs + result.outputs:
+        assert f"{tensor.name}, {tensor.dtype}" in header
+    for operator in set(result.operators):
+        assert f".{bundle_text.method(operator)}()" in header
+    arena = int(re.search(r"ARENA_BYTES (\d+)", header)[1])
+    if result.arena_bytes is not None:
+        assert 1.1 * result.arena_bytes < arena < 1.5 * result.arena_bytes
+    assert str(result) in (folder / "README.md").read_text()
+
+
+# The program of the firmware's author, with a table of answers for a model.
+PROGRAM = """
+#include <stdio.h>
+#include <string.h>
+#include "self_test.h"
+#include "golden.h"
+
+static FILE *answers;
+static float last[KERAS_MGRADE_SAMPLE_VALUES];
+
+static void reset(void) {{ rewind(answers); }}
+
+static int feed(const float *sample, float *answer) {{
+  memcpy(last, sample, sizeof(last));
+  return fread(answer, sizeof(float), KERAS_MGRADE_ANSWER_VALUES, answers) ==
+         KERAS_MGRADE_ANSWER_VALUES;
+}}
+
+int main(int count, char **arguments) {{
+  keras_mgrade_self_test_result result;
+  int i, failed;
+  answers = fopen(arguments[count - 1], "rb");
+  failed = keras_mgrade_self_test(reset, feed, {states}, &result);
+  printf("%d %d %d %g", result.steps, result.wrong, result.first_step,
+         (double)result.worst);
+  for (i = 0; i < KERAS_MGRADE_SAMPLE_VALUES; ++i) {{
+    printf(" %.9g", (double)last[i]);
+  }}
+  return failed;
+}}
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_golden_vectors_hold(results, kind, runner, tmp_path):
+    """Every runtime passes the test; another model's answers do not."""
+    result, folder = results[kind], folder_of(results[kind])
+    (tmp_path / "main.c").write_text(PROGRAM.format(states="NULL"))
+    program = tmp_path / "program"
+    subprocess.run(
+        ["cc", "-std=c99", f"-I{folder}", tmp_path / "main.c"]
+        + [folder / "self_test.c", "-o", program],
+        check=True,
+    )
+    samples = np.asarray(result.sample[0], np.float32)
+    answers = runner(result.path).run(samples)
+
+    def run(answers):
+        (tmp_path / "answers").write_bytes(answers.astype("<f4").tobytes())
+        done = subprocess.run(
+            [program, tmp_path / "answers"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, [float(n) for n in done.stdout.split()]
+
+    status, (steps, wrong, first, worst, *sample) = run(answers)
+    assert (status, wrong, first) == (0, 0, -1)
+    assert steps == len(samples) and worst <= 1.25
+    # Eight steps of the longest delay, and sixteen more.
+    assert steps == 24
+    step = result.inputs[0].scale or 1e-6
+    np.testing.assert_allclose(sample, samples[-1], atol=0.51 * step)
+    broken = answers.copy()
+    broken[7, 1] += 0.3 * np.abs(answers).max()
+    status, (_, wrong, first, worst, *_) = run(broken)
+    assert (status, wrong, first) == (1, 1, 7) and worst > 1.25
+    broken[7, 1] = np.nan
+    assert run(broken)[0] == 1
+    status, (steps, *_) = run(answers[:10])
+    assert status == 1 and steps == 11
+
+
+@needs_compiler
+def test_states_are_compared_too(results, tmp_path):
+    result, folder = results["explicit"], folder_of(results["explicit"])
+    runner = RUNNERS[-1](result.path)
+    samples = np.asarray(result.sample[0], np.float32)
+    answers = runner.run(samples)
+    kept = b"".join(runner.states[t.name].tobytes() for t in result.inputs[1:])
+    program = PROGRAM.replace(
+        "static FILE *answers;",
+        "static FILE *answers;\nstatic unsigned char kept[100000];\n"
+        "static const void *states(void) {{ return kept; }}",
+    ).replace(
+        "answers = fopen",
+        'FILE *file = fopen(arguments[1], "rb");\n'
+        "  if (!fread(kept, 1, sizeof(kept), file)) return 3;\n"
+        "  answers = fopen",
+    )
+    (tmp_path / "main.c").write_text(program.format(states="states"))
+    subprocess.run(
+        ["cc", "-std=c99", f"-I{folder}", tmp_path / "main.c"]
+        + [folder / "self_test.c", "-o", tmp_path / "program"],
+        check=True,
+    )
+    (tmp_path / "answers").write_bytes(answers.astype("<f4").tobytes())
+
+    def run(kept):
+        (tmp_path / "kept").write_bytes(kept)
+        command = [tmp_path / "program", tmp_path / "kept"]
+        command.append(tmp_path / "answers")
+        return subprocess.run(command, capture_output=True).returncode
+
+    assert run(kept) == 0
+    assert run(bytes([kept[0] ^ 0x40]) + kept[1:]) == 1
+
+
+def test_methods_of_the_resolver():
+    """Its names, for every operator that a file may have."""
+    methods = {name: bundle_text.method(name) for name in SUPPORTED}
+    assert methods["BATCH_MATMUL"] == "AddBatchMatMul"
+    assert methods["CONV_2D"] == "AddConv2D"
+    assert methods["DEPTHWISE_CONV_2D"] == "AddDepthwiseConv2D"
+    assert methods["GATHER_ND"] == "AddGatherNd"
+    assert methods["L2_NORMALIZATION"] == "AddL2Normalization"
+    assert methods["MAX_POOL_2D"] == "AddMaxPool2D"
+    assert methods["RELU6"] == "AddRelu6"
+    assert methods["REVERSE_V2"] == "AddReverseV2"
+    assert methods["SPLIT_V"] == "AddSplitV"
+
+
+def test_nothing_is_left_half_written(results, tmp_path):
+    result = results["explicit"]
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(ValueError, match="to be a folder"):
+        result.save_bundle(file)
+    copy = tmp_path / "copy.tflite"
+    copy.write_bytes(result.path.read_bytes() + b"more")
+    changed = dataclasses.replace(result, path=copy)
+    with pytest.raises(ValueError, match="that was proved"):
+        changed.save_bundle(tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+    # Over one that is there already.
+    result.save_bundle(tmp_path / "again")
+    result.save_bundle(tmp_path / "again")
+    assert len(list((tmp_path / "again").iterdir())) == len(bundle.FILES)
