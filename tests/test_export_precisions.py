@@ -174,6 +174,7 @@ def test_states_tend_to_where_their_candidate_is(tmp_path):
     model = keras.Sequential([keras.Input((None, 1)), layer])
     model.layers[0].cell.kernel.assign([[0.0, 1.0]])
     steps = np.full((1, 40, 1), 0.5, "float32")
+    steps[0, 0] = 0.4
     results = to_tflite(
         model, tmp_path, ["int8", "int16x8"], calibration=steps, proof_steps=40
     )
@@ -305,6 +306,16 @@ def test_logarithm_is_refused_in_int8(tmp_path):
         to_tflite(model, tmp_path, ["int8"])
 
 
+def test_calibration_that_stands_still_is_refused(model, tmp_path):
+    zeros = np.zeros((2, 50, exports.FEATURES), "float32")
+    with pytest.raises(ValueError, match="never leaves zero.*training data"):
+        to_tflite(model, tmp_path, ["mixed"], calibration=zeros)
+    still = sequences()
+    still[:, :, [1, 3]] = 0.25
+    with pytest.raises(ValueError, match=r"stay what they are: \[1, 3\]"):
+        to_tflite(model, tmp_path, ["int8"], calibration=still)
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -318,3 +329,67 @@ def test_logarithm_is_refused_in_int8(tmp_path):
 def test_options_are_checked(model, tmp_path, options, match):
     with pytest.raises(ValueError, match=match):
         to_tflite(model, tmp_path, **options)
+
+
+class TestWindow:
+    """A whole window in one file, for phones."""
+
+    def run(self, result, x):
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(str(result.path))
+        answer = interpreter.get_signature_runner("serving_default")(input=x)
+        return answer["output"]
+
+    def test_equals_the_whole_sequence(self, tmp_path):
+        model = exports.make_model()
+        x = sequences(1, 90)
+        results = to_tflite(model, tmp_path, ["float32", "mixed"], window=90)
+        wanted = keras.ops.convert_to_numpy(model(x))
+        for precision, bound in (("float32", 1e-5), ("mixed", 0.05)):
+            result = results[precision]
+            assert result.inputs[0].shape == (1, 90, exports.FEATURES)
+            assert result.states == () and "WHILE" not in result.operators
+            error = np.abs(self.run(result, x) - wanted).max()
+            assert error < bound * np.abs(wanted).max()
+            assert "for phones" in str(result)
+        assert results["mixed"].bytes < results["float32"].bytes
+        with pytest.raises(ValueError, match="for microcontrollers"):
+            results["mixed"].save_bundle(tmp_path / "bundle")
+
+    @pytest.mark.parametrize(
+        "layer",
+        [
+            tcn,
+            depthwise,
+            keras.layers.GRU(4),
+            keras_mgrade.TemporalPooling("exponential", time_constant=9.0),
+            keras_mgrade.TemporalPooling("mean"),
+            keras_mgrade.TemporalPooling(),
+        ],
+        ids=["TCN", "depthwise", "GRU", "exponential", "mean", "last"],
+    )
+    def test_layers(self, layer, tmp_path):
+        keras.utils.set_random_seed(0)
+        x = keras.Input((None, 5))
+        model = keras.Model(x, keras.layers.Dense(3)(layer(x)))
+        results = to_tflite(model, tmp_path, ["float32"], window=20)
+        x = sequences(1, 20)
+        wanted = keras.ops.convert_to_numpy(model(x))
+        answer = self.run(results["float32"], x)
+        assert answer.shape == wanted.shape
+        np.testing.assert_allclose(answer, wanted, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            ({"window": 0}, "window=0"),
+            ({"state_io": "internal"}, "state_io='internal'"),
+            ({"delay_line": "application"}, "delay_line='application'"),
+            ({"precision": ["int8"]}, "for phones.*'int8'"),
+        ],
+    )
+    def test_options(self, model, tmp_path, options, match):
+        options = {"precision": ["float32"], "window": 9, **options}
+        with pytest.raises(ValueError, match=match):
+            to_tflite(model, tmp_path, **options)

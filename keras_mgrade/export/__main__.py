@@ -59,6 +59,13 @@ def define_flags() -> flags.FlagValues:
         **own,
     )
     flags.DEFINE_integer(
+        "window",
+        None,
+        "Steps of a whole window, for phones; else a file is one step.",
+        lower_bound=1,
+        **own,
+    )
+    flags.DEFINE_integer(
         "proof_steps",
         10_000,
         "Over how many steps the file is compared with Keras.",
@@ -117,6 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
             state_dtype=values.state_dtype,
             state_io=values.state_io,
             delay_line=values.delay_line,
+            window=values.window,
             proof_steps=values.proof_steps,
         )
         print(result)

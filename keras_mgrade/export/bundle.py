@@ -1,5 +1,6 @@
 """The bundle of a file: what the author of a firmware needs."""
 
+import math
 import pathlib
 import shutil
 import tempfile
@@ -31,7 +32,7 @@ FILES = (
     "self_test.h",
 )
 
-# The interpreter of another build may keep a little more in its arena.
+# The interpreter of another build may take a little more for its arena.
 ARENA_MARGIN = 1.1
 
 
@@ -133,8 +134,8 @@ def _header(result: Any) -> str:
 
 
 def _arena(result: Any) -> int:
-    recorded = result.arena_bytes or 8 * result.bytes
-    return 16 * -(-int(recorded * ARENA_MARGIN + 1024) // 16)
+    needed = result.arena_needed or 8 * result.bytes
+    return 16 * math.ceil(needed * ARENA_MARGIN / 16)
 
 
 def _source(result: Any, data: bytes) -> str:

@@ -253,9 +253,10 @@ def arena_note(result: Any) -> str:
             "was made."
         )
     return (
-        f"Bytes of the arena: {result.arena_bytes:,} in use on x86-64, and a "
-        "margin of a tenth\n * and 1 kB. A Cortex-M4 needs less (45 to 97 %), "
-        "a Cortex-M55 with Helium up to\n * two and a half times as much; "
+        f"Bytes of the arena: on x86-64 {result.arena_bytes:,} are in use and "
+        f"{result.arena_needed:,} are enough\n * for the setup; a tenth more "
+        "is the margin. A Cortex-M4 needs less (45 to 97 %),\n * a Cortex-M55 "
+        "with Helium up to two and a half times as much:\n * "
         "`arena_used_bytes()` says what it is on yours."
     )
 
@@ -278,10 +279,11 @@ A step of a stream for TFLite Micro, made and proved by keras_mgrade.
 1. Compile the `.c` files with the firmware, and `main_loop.cc` (in the folder
    `tflite/` of keras_mgrade's sources), which sets up the interpreter, feeds a
    sample, carries the states, reads the answer and resets.
-2. Call `keras_mgrade_self_test(Reset, Feed, ...)` once. It returns 0 where
-   every value lies within its tolerance: twice what two runtimes differed by
-   where this was made, one step of an integer at least.
-3. Call `Setup()` once, then `Feed(sample, answer)` at every sample.
+2. Call `Setup()` once.
+3. Call `keras_mgrade_self_test(...)` once, as `self_test.h` shows. It returns 0
+   where every value lies within its tolerance: twice what two runtimes differed
+   by where this was made, one step of an integer at least.
+4. Call `Feed(sample, answer)` at every sample, `Reset()` before a new stream.
 
 What was proved:
 

@@ -109,6 +109,37 @@ def _check_row(row: Columns, shapes: Sequence[tuple] | None) -> None:
             )
 
 
+def check_moves(columns: Columns, names: Sequence[str]) -> None:
+    """Raise unless every channel takes more than one value.
+
+    The range of what stands still is unknown, and eight bits of a range that
+    was guessed cut off what comes later.
+
+    Args:
+        columns: For each input an array (steps, features).
+        names: Of the inputs.
+
+    Raises:
+        ValueError: Names the input and its channels.
+    """
+    for column, name in zip(columns, names, strict=True):
+        if not np.any(column):
+            raise ValueError(
+                "Expected `calibration` to be real sequences, but the input "
+                f"{name!r} never leaves zero. Take some from the training "
+                "data, through the same preprocessing. Received: calibration "
+                f"of {len(column)} steps, all zero"
+            )
+        still = np.flatnonzero((column == column[:1]).all(axis=0))
+        if len(still) and len(column) > 1:
+            raise ValueError(
+                "Expected every channel of `calibration` to move, but of the "
+                f"input {name!r} these stay what they are: {still.tolist()}. "
+                "Calibrate on sequences in which they move, or leave them out "
+                f"of the model. Received: values={column[0].ravel()[still]}"
+            )
+
+
 def noise(shapes: Sequence[tuple], steps: int = 256) -> Columns:
     """A stand-in for real data where only float parity is at stake."""
     generator = np.random.default_rng(0)

@@ -58,12 +58,25 @@ def _raised_here(error: Exception) -> bool:
 
 def convert_all(job: dict[str, Any]) -> dict[str, Any]:
     """Convert a model in all precisions of a job; results by precision."""
-    from keras_mgrade.export import describe, device, lite, prove, result
+    from keras_mgrade import streaming
+    from keras_mgrade.export import (
+        describe,
+        device,
+        lite,
+        prove,
+        prove_window,
+        result,
+        window,
+    )
 
     options = Options(**job["options"])
-    stream = load_stream(job["model"], job["modules"])
-    model, layouts = device.device_form(stream, options.delay_line)
-    samples = model.inputs[: len(model.inputs) - len(layouts)]
+    stream, timed = load_stream(job["model"], job["modules"])
+    if options.window is None:
+        model, layouts = device.device_form(stream, options.delay_line)
+    else:
+        layouts, model = [], window.Window(stream, options.window, timed)
+    count = len(stream.inputs) - len(streaming.state_specs(stream))
+    samples = stream.inputs[:count]
     shapes = [tuple(t.shape[1:]) for t in samples]
     if job["calibration"] is None:
         columns = calibration.noise(shapes)
@@ -78,14 +91,26 @@ def convert_all(job: dict[str, Any]) -> dict[str, Any]:
         # They were joined before the shapes were known for certain.
         calibration.check_rows([columns], shapes)
     columns = [c.astype(t.dtype) for c, t in zip(columns, samples, strict=True)]
+    if options.precisions != ("float32",):
+        floats = [t.dtype == "float32" for t in samples]
+        calibration.check_moves(
+            [c for c, moves in zip(columns, floats, strict=True) if moves],
+            [t.name for t in samples if t.dtype == "float32"],
+        )
     proved_on = prove.proof_columns(columns, options.proof_steps)
-    reference = prove.keras_outputs(stream, proved_on)
     converted = lite.convert(model, layouts, columns, options)
+    if options.window is None:
+        reference = prove.keras_outputs(stream, proved_on)
     results = {}
     for precision, data in converted.files.items():
         path = pathlib.Path(job["paths"][precision])
         path.write_bytes(data)
-        proof = prove.prove(path, precision, proved_on, reference)
+        if options.window is None:
+            proof = prove.prove(path, precision, proved_on, reference)
+        else:
+            proof = prove_window.prove(
+                path, precision, stream, proved_on, options.window, timed
+            )
         made = describe.describe(
             path,
             precision,
@@ -99,12 +124,16 @@ def convert_all(job: dict[str, Any]) -> dict[str, Any]:
     return results
 
 
-def load_stream(path: str, modules: list[str]) -> Any:
+def load_stream(path: str, modules: list[str]) -> tuple[Any, list[bool]]:
     """The step model of the model in a `.keras` file, batch size 1.
 
     Args:
         path: A `.keras` file of a model or of its step model.
         modules: Modules that define the model's layers.
+
+    Returns:
+        The step model, and for each answer whether the model in the file
+        gives one at every step (as a step model does) or only the last.
 
     Raises:
         ValueError: If a module cannot be imported or the model cannot run as
@@ -135,7 +164,11 @@ def load_stream(path: str, modules: list[str]) -> Any:
     _compute_in_float32(model)
     operations = getattr(model, "operations", [])
     if not any(isinstance(op, streaming.Step) for op in operations):
-        return streaming.streaming_model(model, batch_size=1)
+        timed = [
+            len(y.shape) > 2 or (len(y.shape) == 2 and y.shape[1] is None)
+            for y in model.outputs
+        ]
+        return streaming.streaming_model(model, batch_size=1), timed
     batches = {t.shape[0] for t in model.inputs}
     if batches != {1}:
         raise ValueError(
@@ -143,7 +176,8 @@ def load_stream(path: str, modules: list[str]) -> Any:
             "with streaming_model(model, batch_size=1), or give the trained "
             f"model itself. Received: batch sizes {sorted(batches, key=str)}"
         )
-    return model
+    answers = len(model.outputs) - len(streaming.state_specs(model))
+    return model, [True] * answers
 
 
 def _gist(error: Exception) -> str:

@@ -29,6 +29,7 @@ def to_tflite(
     state_dtype: str = "float32",
     state_io: str = "explicit",
     delay_line: str = "graph",
+    window: int | None = None,
     proof_steps: int = 10_000,
 ) -> TFLiteModel | dict[str, TFLiteModel]:
     """Export a trained model as a `.tflite` step model for devices.
@@ -84,6 +85,11 @@ def to_tflite(
             long as its own longest delay, and the file takes the values at
             the taps and gives the newest one: much less work and memory, for
             layers of whole delays (`snap_delays`). Defaults to `"graph"`.
+        window: Steps of a window: the file then takes a whole one, (1,
+            window, features), from a fresh start and has no states, and
+            `"mixed"` is int8 weights and all else in float32. For phones: it
+            takes far more memory than a step and less time than its steps.
+            Defaults to `None`.
         proof_steps: Over how many steps the file is compared with Keras.
             Defaults to `10_000`.
 
@@ -111,6 +117,7 @@ def to_tflite(
         state_dtype=state_dtype,
         state_io=state_io,
         delay_line=delay_line,
+        window=window,
         proof_steps=proof_steps,
     )
     wanted = list(options.precisions)

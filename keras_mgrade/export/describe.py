@@ -35,7 +35,9 @@ def describe(
         gates=gates,
         state_io=options.state_io,
         warnings=tuple(_warnings(precision, options, gates)),
-        sample=[column[:steps].tolist() for column in columns],
+        sample=[]
+        if options.window
+        else [column[:steps].tolist() for column in columns],
     )
 
 
@@ -51,6 +53,7 @@ def describe_file(path: pathlib.Path, proof: Proof) -> TFLiteFile:
         outputs=interface.outputs,
         operators=tuple(fb.operator_names(model)),
         arena_bytes=proof.arena_bytes,
+        arena_needed=proof.arena_needed,
         arena_note=proof.arena_note,
         deviations=proof.deviations,
         content=_content(model, len(data)),

@@ -83,7 +83,7 @@ def _affine(layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
     return scale.astype("float32"), shift.astype("float32")
 
 
-def _form(operation: Any, application: bool) -> Any:
+def form(operation: Any, application: bool) -> Any:
     """The device form of one node of a stream."""
     if not isinstance(operation, streaming.Step):
         return operation
@@ -91,9 +91,9 @@ def _form(operation: Any, application: bool) -> Any:
     line = line_step(layer, application, name)
     if line is not None:
         return line
-    for kind, form in _OVER_CHANNELS.items():
+    for kind, made in _OVER_CHANNELS.items():
         if isinstance(layer, kind) and _over_channels(operation, layer):
-            return form(layer, name=name)
+            return made(layer, name=name)
     return operation
 
 
@@ -138,7 +138,7 @@ def device_form(
     """
     specs = streaming.state_specs(stream)
     application = delay_line == "application"
-    forms = {id(op): _form(op, application) for op in stream.operations}
+    forms = {id(op): form(op, application) for op in stream.operations}
     lines = _lines(stream, forms)
     count = len(stream.inputs) - len(specs)
     inputs, layouts = [], []
@@ -186,8 +186,8 @@ def _lines(stream: keras.Model, forms: dict[int, Any]) -> dict:
     """The step of each delay line by the name of its state input."""
     lines = {}
     for operation in stream.operations:
-        form = forms[id(operation)]
-        if isinstance(form, LineStep):
+        made = forms[id(operation)]
+        if isinstance(made, LineStep):
             for node in operation._inbound_nodes:
-                lines[node.input_tensors[-1].name] = form
+                lines[node.input_tensors[-1].name] = made
     return lines

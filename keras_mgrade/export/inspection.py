@@ -163,7 +163,8 @@ def _look_at_keras(path: pathlib.Path) -> str:
     from keras_mgrade.memory import stream_report
 
     modules = modules_of(read_config(path))
-    return str(stream_report(load_stream(str(path), modules)))
+    stream, _ = load_stream(str(path), modules)
+    return str(stream_report(stream))
 
 
 def _look_at_tflite(
@@ -186,7 +187,7 @@ def _look_at_tflite(
     ]
     calibrations.check_rows([columns], shapes)
     outputs = prove.run(lite, columns)
-    deviations, arena, note = [], None, ""
+    deviations, arena, note = [], (None, None), ""
     try:
         micro = TFLMRunner(path)
     except ImportError as error:
@@ -195,5 +196,5 @@ def _look_at_tflite(
         found = prove.run(micro, columns)
         deviations = [prove.deviation("TFLM beside LiteRT", found, outputs)]
         arena = prove.arena_bytes(micro)
-    proof = prove.Proof(tuple(deviations), arena, note, lite.step_time())
+    proof = prove.Proof(tuple(deviations), *arena, note, lite.step_time())
     return describe.describe_file(path, proof)

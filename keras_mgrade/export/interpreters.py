@@ -117,6 +117,21 @@ class TFLMRunner(StepRunner):
             state.write(get(after))
         return [get(position) for position in self._y_at]
 
+    def tensor_counts(self) -> tuple[int, int]:
+        """`(tensors, tensors that are not constants)` of all graphs.
+
+        A scratch buffer of an operator counts as a tensor; each may have one.
+        """
+        graphs = self._model.subgraphs
+        tensors = sum(len(graph.tensors) for graph in graphs)
+        scratch = sum(len(graph.operators) for graph in graphs)
+        constant = sum(
+            fb.is_constant(self._model, index, graph)
+            for graph in graphs
+            for index in range(len(graph.tensors))
+        )
+        return tensors + scratch, tensors + scratch - constant
+
     def print_allocations(self) -> None:
         """Print what the arena holds, on the C stderr of the process."""
         self._interpreter.print_allocations()

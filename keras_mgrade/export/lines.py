@@ -17,6 +17,9 @@ from keras_mgrade.layers.keras_steps import ConvolutionStep, step_of
 # Weights this far below the largest do not change a float32 sum.
 NEGLIGIBLE = 1e-9
 
+# The ring buffers count in sixteen bits.
+LONGEST = 65_535
+
 
 class LineStep(streaming.Step):
     """A step whose line is `(1, rows, 1, channels)`, as kernels want it.
@@ -69,7 +72,7 @@ class DelayStep(LineStep):
         self.rows = len(taps) - 1
 
     def product(self, window):
-        """`(1, channels)` from `(1, rows + 1, 1, channels)`."""
+        """`(steps, channels)` from `(1, rows + steps, 1, channels)`."""
         channels = self.taps.shape[-1]
         y_t = ops.depthwise_conv(
             window,
@@ -79,7 +82,12 @@ class DelayStep(LineStep):
         )
         if self.layer.use_bias:
             y_t = ops.add(y_t, self.layer.bias)
-        return self.layer.activation(ops.reshape(y_t, (1, channels)))
+        return self.layer.activation(ops.reshape(y_t, (-1, channels)))
+
+    def over_time(self, x):
+        """All steps from the start of a stream, `(time, channels)`."""
+        window = ops.pad(x, [[self.rows, 0], [0, 0]])
+        return self.product(window[None, :, None])
 
 
 def _tap_rows(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,6 +136,20 @@ class ConvolutionLineStep(LineStep):
             y_t = self.stepped.product(taps)
         return self.stepped.finish(y_t)
 
+    def over_time(self, x):
+        """All steps from the start of a stream, `(time, channels)`."""
+        window = ops.pad(x, [[self.stepped.span, 0], [0, 0]])
+        depthwise = self.stepped.depthwise
+        convolve = ops.depthwise_conv if depthwise else ops.conv
+        y = convolve(
+            window[None],
+            self.layer.kernel,
+            padding="valid",
+            data_format="channels_last",
+            dilation_rate=self.layer.dilation_rate[0],
+        )
+        return self.stepped.finish(y[0])
+
 
 def line_step(layer: Any, application: bool, name: str) -> LineStep | None:
     """The form of a layer with a delay line, or `None` for any other.
@@ -145,7 +167,15 @@ def line_step(layer: Any, application: bool, name: str) -> LineStep | None:
                 "use delay_line='graph'. Received: delay_line='application', "
                 f"interpolation={layer.interpolation!r}"
             )
-        return DelayStep(layer, application=application, name=name)
+        line = DelayStep(layer, application=application, name=name)
+        if application and line.delays.max() > LONGEST:
+            raise ValueError(
+                f"`delay_line='application'` holds up to {LONGEST:,} steps a "
+                f"channel, and layer {name!r} reads further back. Use "
+                "delay_line='graph'. Received: delay_line='application', "
+                f"longest delay={line.delays.max()}"
+            )
+        return line
     stepped = step_of(layer)
     if isinstance(stepped, ConvolutionStep) and stepped.span:
         return ConvolutionLineStep(layer, application=application, name=name)

@@ -11,7 +11,11 @@ from keras_mgrade.export import fold, operators, tidy
 from keras_mgrade.export.interface import StateLayout
 from keras_mgrade.export.internal import internalise
 from keras_mgrade.export.options import Options
-from keras_mgrade.export.quantize import quantize, slowest_gates
+from keras_mgrade.export.quantize import (
+    quantize,
+    quantize_weights,
+    slowest_gates,
+)
 from keras_mgrade.export.ranges import stream_statistics
 from keras_mgrade.export.rounding import round_weights
 
@@ -55,6 +59,8 @@ def convert(
     # Before tensors are renamed: the converter's names tell the place.
     operators.check_operators(fb.load(raw))
     data = fold.tidy_float(raw, inputs, outputs)
+    if options.window is not None:
+        return Converted(_of_window(data, options), {})
     roles = {state.name: state.role for state in layouts}
     lines = {s.name: s.delays for s in layouts if s.delays is not None}
     files, gates = {}, {}
@@ -82,6 +88,14 @@ def convert(
             made = internalise(made)
         files[precision] = tidy.slim(made, {"lines": lines} if lines else {})
     return Converted(files, gates)
+
+
+def _of_window(data: bytes, options: Options) -> dict[str, bytes]:
+    files = {}
+    for precision in options.precisions:
+        made = data if precision == "float32" else quantize_weights(data)
+        files[precision] = tidy.slim(made)
+    return files
 
 
 def _names(

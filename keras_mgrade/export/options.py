@@ -55,6 +55,13 @@ def check(precision: str | Sequence[str], **options: Any) -> Options:
 
 def _check_window(options: Options) -> None:
     validation.positive_integer("window", options.window)
+    wrong = set(options.precisions) - {"float32", "mixed"}
+    if wrong:
+        raise ValueError(
+            "The file of a whole window is for phones: precision='float32', "
+            "or 'mixed', int8 weights and all else in float32. Received: "
+            f"window={options.window}, precision={sorted(wrong)}"
+        )
     for name in ("state_dtype", "state_io", "delay_line"):
         default = getattr(Options, name)
         if getattr(options, name) != default:

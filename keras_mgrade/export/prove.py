@@ -59,6 +59,8 @@ class Proof:
     Attributes:
         deviations: One for each runtime, and of one runtime to the other.
         arena_bytes: Arena in use in TFLite Micro; `None` if it was not run.
+        arena_needed: How large the arena must be for the setup; `None` if it
+            was not run.
         arena_note: Why it was not run.
         step_us: Median time of a step in LiteRT on this machine, in
             microseconds.
@@ -66,6 +68,7 @@ class Proof:
 
     deviations: tuple[Deviation, ...]
     arena_bytes: int | None
+    arena_needed: int | None
     arena_note: str
     step_us: float
 
@@ -159,7 +162,7 @@ def prove(
     lite = LiteRTRunner(path)
     outputs = run(lite, columns)
     results = [deviation("LiteRT", outputs, reference)]
-    arena, note = None, ""
+    arena, note = (None, None), ""
     try:
         micro = TFLMRunner(path)
     except ImportError as error:
@@ -171,8 +174,8 @@ def prove(
         results.append(deviation("TFLM beside LiteRT", micros, outputs))
         arena = arena_bytes(micro)
     for result in results[:2]:
-        _check(result, precision)
-    return Proof(tuple(results), arena, note, lite.step_time())
+        check(result, precision)
+    return Proof(tuple(results), *arena, note, lite.step_time())
 
 
 def run(runner, columns: list[np.ndarray]) -> list[np.ndarray]:
@@ -181,7 +184,8 @@ def run(runner, columns: list[np.ndarray]) -> list[np.ndarray]:
     return outputs if isinstance(outputs, list) else [outputs]
 
 
-def _check(result: Deviation, precision: str) -> None:
+def check(result: Deviation, precision: str) -> None:
+    """Raise if a file lies further off than its precision can explain."""
     if result.maximum is None or result.rms is None:
         return
     if precision == "float32":
@@ -198,8 +202,22 @@ def _check(result: Deviation, precision: str) -> None:
         )
 
 
-def arena_bytes(runner: TFLMRunner) -> int:
-    """Bytes of the arena in use, from TFLite Micro's recording allocator."""
+def natural(name: str) -> list:
+    """What sorts `output_10` behind `output_9`."""
+    parts = re.split(r"(\d+)", name)
+    return [int(p) if p.isdigit() else p for p in parts]
+
+
+def arena_bytes(runner: TFLMRunner) -> tuple[int, int]:
+    """What TFLite Micro's arena holds, and how large it must be.
+
+    Setting up takes more than it leaves in use: the planner of the memory
+    works in the arena, with up to 40 bytes for each tensor that moves and 32
+    for each tensor (TFLite Micro's sources, 64-bit pointers).
+
+    Returns:
+        `(bytes in use, bytes that are enough for the setup)`.
+    """
     # It reports on the C stderr only.
     sys.stderr.flush()
     with tempfile.TemporaryFile() as report:
@@ -212,10 +230,16 @@ def arena_bytes(runner: TFLMRunner) -> int:
             os.close(saved)
         report.seek(0)
         text = report.read().decode(errors="replace")
-    found = re.search(r"Arena allocation total (\d+) bytes", text)
-    if found is None:
+    sizes = {
+        part: re.search(rf"Arena allocation {part} (\d+) bytes", text)
+        for part in ("total", "head", "tail")
+    }
+    if None in sizes.values():
         raise RuntimeError(
             "TFLite Micro did not report its arena; another version of its "
             f"wheel may be installed. Its report: {text[:500]!r}"
         )
-    return int(found.group(1))
+    total, head, tail = (int(found.group(1)) for found in sizes.values())
+    everything, moving = runner.tensor_counts()
+    planning = 40 * moving + 32 * everything
+    return total, tail + max(head, planning) + 64

@@ -280,6 +280,21 @@ def _apply_quantizer(
         return bytes(tool.quantize(result).quantized_model)
 
 
+def quantize_weights(data: bytes) -> bytes:
+    """Weights of products in int8, all else in float32.
+
+    The runtimes of phones quantise what goes into such a product as it comes;
+    TFLite Micro has no such kernels.
+    """
+    from ai_edge_quantizer import qtyping, quantizer
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        tool = quantizer.Quantizer(bytearray(data))
+        for name in ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"):
+            tool.add_dynamic_config(".*", qtyping.TFLOperationName(name), 8)
+        return bytes(tool.quantize().quantized_model)
+
+
 def read_integers(model) -> None:
     """Let integer operators read the integers behind a DEQUANTIZE.
 

@@ -23,8 +23,9 @@ class TFLiteFile:
         outputs: The outputs in the file's order, answers and then the new
             states. A state has the same name in both.
         operators: Names of the operators in the order they are run.
-        arena_bytes: Memory that TFLite Micro needs, in bytes, recorded on
-            the machine that looked; `None` if it was not run there.
+        arena_bytes: Memory that TFLite Micro keeps in use, in bytes, recorded
+            on the machine that looked; `None` if it was not run there.
+        arena_needed: How large an arena is certainly enough for its setup.
         arena_note: Why it was not run.
         deviations: How far runtimes' outputs lay from one another, and from
             those of the float Keras stream where it was at hand.
@@ -39,6 +40,7 @@ class TFLiteFile:
     outputs: tuple[TensorInfo, ...]
     operators: tuple[str, ...]
     arena_bytes: int | None
+    arena_needed: int | None
     arena_note: str
     deviations: tuple[Deviation, ...]
     content: dict[str, int]
@@ -51,7 +53,10 @@ class TFLiteFile:
 
     def _parts(self) -> dict[str, list[str]]:
         """The lines of the table by what they are about."""
-        arena = self.arena_note or f"{self.arena_bytes:,} bytes"
+        arena = self.arena_note or (
+            f"{self.arena_bytes:,} bytes in use, {self.arena_needed:,} are "
+            "enough for the setup"
+        )
         counts = [f"{n} x {c}" for n, c in self.operator_counts.items()]
         return {
             "title": [str(self.path)],
@@ -116,6 +121,12 @@ class TFLiteModel(TFLiteFile):
         """
         from keras_mgrade.export import bundle
 
+        if not self.sample:
+            raise ValueError(
+                "A bundle is for microcontrollers, and the file of a whole "
+                "window for phones: export without `window`. Received: "
+                f"path={str(self.path)!r}"
+            )
         bundle.save_bundle(self, folder)
 
     @property

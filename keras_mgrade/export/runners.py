@@ -229,6 +229,8 @@ def _encode(values: np.ndarray, tensor: TensorInfo) -> np.ndarray:
     if tensor.scale is None or tensor.zero_point is None:
         return np.ascontiguousarray(values, tensor.dtype)
     limits = np.iinfo(tensor.dtype)
+    # In float32, as the loop on a device does it.
+    values = np.asarray(values, np.float32)
     steps = np.round(values / np.float32(tensor.scale)) + tensor.zero_point
     return np.clip(steps, limits.min, limits.max).astype(tensor.dtype)
 

@@ -98,12 +98,12 @@ class TemporalPooling(HasState, keras.layers.Layer):
             count = ops.maximum(ops.sum(valid, axis=1), 1)
             return ops.sum(x, axis=1) / count
         # A masked step keeps the average.
-        share = self._share * valid * ops.ones_like(x)
+        share = self.share * valid * ops.ones_like(x)
         _, average = linear_recurrence(1 - share, share * x)
         return average
 
     @property
-    def _share(self) -> float:
+    def share(self) -> float:
         """How much of a new input enters the average in one step."""
         return -math.expm1(-1 / self.time_constant)
 
@@ -134,7 +134,7 @@ class TemporalPooling(HasState, keras.layers.Layer):
             y_t, states = total / count, [total, count]
         else:
             (average,) = states
-            y_t = average + self._share * (x_t - average)
+            y_t = average + self.share * (x_t - average)
             states = [y_t]
         return ops.cast(y_t, self.compute_dtype), states
 

@@ -3,8 +3,14 @@
  * The vectors in golden.h are the first steps of a real stream. The program
  * says how a stream is started and how it is fed:
  *
+ *   int FeedOrFail(const float *sample, float *answer) {
+ *     return Feed(sample, answer);
+ *   }
+ *
  *   keras_mgrade_self_test_result result;
- *   if (keras_mgrade_self_test(Reset, Feed, NULL, &result) != 0) { ... }
+ *   if (keras_mgrade_self_test(Reset, FeedOrFail, States, &result) != 0) {
+ *     ... this board is not to be trusted
+ *   }
  */
 #ifndef KERAS_MGRADE_SELF_TEST_H_
 #define KERAS_MGRADE_SELF_TEST_H_
