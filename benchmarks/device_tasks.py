@@ -9,12 +9,22 @@ import pathlib
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_mgrade.models import mgrade_classifier
 from tasks import activity, hapt
 
 NORMALIZATIONS = ("batch", "layer")
 FRAME = 80  # samples, 10 ms at 8 kHz
+LOUDNESS = 30.0  # of the logarithm, as in telephony
+
+
+def front_end(samples):
+    """Loud and quiet within a few octaves, sample by sample; no weights."""
+    positive = ops.relu(samples)
+    negative = positive - samples
+    logs = [ops.log(1 + LOUDNESS * part) for part in (positive, negative)]
+    return (logs[0] - logs[1]) * np.float32(2 / np.log1p(LOUDNESS))
 
 
 class Clips:
@@ -64,8 +74,12 @@ class Clips:
         )
 
     def finished(self, model):
-        """The model with all that it needs on the device."""
-        return model
+        """The model with its front end: raw frames in."""
+        frames = keras.Input((None, FRAME), name="frames")
+        x = front_end(frames)
+        for layer in model.layers:
+            x = layer(x)
+        return keras.Model(frames, x, name="words")
 
     def streams(self):
         """`(sequence, label of each step or -1)` of the test set."""
@@ -104,7 +118,14 @@ class Shaken(keras.utils.PyDataset):
         gain = np.exp(self.random.normal(0, 0.3, (self.batch_size, 1)))
         noise = self.random.normal(0, 0.02, moved.shape)
         moved = (gain * moved + noise).astype("float32")
-        return moved.reshape(self.x[rows].shape), self.y[rows]
+        frames = moved.reshape(self.x[rows].shape)
+        return compressed(frames), self.y[rows]
+
+
+def compressed(frames):
+    """`front_end` in NumPy, for training."""
+    logs = np.log1p(LOUDNESS * np.abs(frames)) / np.log1p(LOUDNESS)
+    return (2 * np.sign(frames) * logs).astype("float32")
 
 
 def framed(clips, frames):

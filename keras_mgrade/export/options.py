@@ -48,6 +48,13 @@ def check(precision: str | Sequence[str], **options: Any) -> Options:
             "type for states and activations. Received: "
             f"state_dtype={made.state_dtype!r}, precision={precision!r}"
         )
+    if (made.state_io, made.delay_line) == ("internal", "application"):
+        raise ValueError(
+            "Either the file keeps its states or the program does: "
+            "`delay_line='application'` goes with state_io='explicit'. "
+            f"Received: state_io={made.state_io!r}, "
+            f"delay_line={made.delay_line!r}"
+        )
     if made.window is not None:
         _check_window(made)
     return made

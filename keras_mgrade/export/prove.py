@@ -39,7 +39,8 @@ class Deviation:
             root mean square; `None` if it was not run.
         first_rms: The same over the first 1,000 steps only (half of the
             stream, if it is shorter than two thousand).
-        last_rms: The same over as many at the end; larger, if it drifts.
+        last_rms: The same over as many at the end, of the same samples;
+            larger, if the file drifts.
         note: Why it was not run.
     """
 
@@ -74,9 +75,26 @@ class Proof:
 
 
 def proof_columns(columns: list[np.ndarray], steps: int) -> list[np.ndarray]:
-    """The stream a file is proved on: the columns, repeated or cut."""
+    """The stream a file is proved on: the columns, repeated or cut.
+
+    It ends with the samples it begins with, so that a larger deviation at the
+    end is a drift and not another passage.
+    """
+    ends = ends_of(steps)
+    long = repeated(columns, steps - ends)
+    start = repeated(columns, ends)
+    return [np.concatenate(pair) for pair in zip(long, start, strict=True)]
+
+
+def repeated(columns: list[np.ndarray], steps: int) -> list[np.ndarray]:
+    """Columns of so many steps, from the start again where they end."""
     places = np.arange(steps) % len(columns[0])
     return [column[places] for column in columns]
+
+
+def ends_of(steps: int) -> int:
+    """How many steps the beginning and the end of a stream have."""
+    return max(1, min(ENDS, steps // 2))
 
 
 def keras_outputs(stream: Any, columns: list[np.ndarray]) -> list[np.ndarray]:
@@ -116,7 +134,7 @@ def deviation(
     """The worst deviation over the outputs of a model."""
     worst = dict.fromkeys(("maximum", "rms", "first_rms", "last_rms"), 0.0)
     steps = len(reference[0])
-    ends = max(1, min(ENDS, steps // 2))
+    ends = ends_of(steps)
     tiny = np.finfo(np.float32).tiny
     for output, wanted in zip(outputs, reference, strict=True):
         error = output.astype(np.float64) - wanted

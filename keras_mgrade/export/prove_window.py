@@ -47,7 +47,7 @@ def prove(
     for first in range(0, max(1, len(columns[0]) - length + 1), length):
         if len(found) == LARGEST:
             break
-        parts = streams.proof_columns([c[first:] for c in columns], length)
+        parts = streams.repeated([c[first:] for c in columns], length)
         start = time.perf_counter()
         outputs = run(
             **{
