@@ -294,9 +294,12 @@ class StepGraph:
         return self.steps[id(layer)]
 
     def _identifier(self, path):
-        """A valid and unused C identifier."""
+        """A valid and unused C identifier that begins with a letter.
+
+        TensorFlow's converter does not name what begins with an underscore.
+        """
         name = re.sub(r"\W", "_", "__".join(path), flags=re.ASCII)
-        return self._unused(f"_{name}" if name[0].isdigit() else name)
+        return self._unused(name if name[0].isalpha() else f"layer_{name}")
 
     def _unused(self, name):
         unique, number = name, 1

@@ -79,7 +79,8 @@ def test_files(results, kind):
     source = (folder / "model.c").read_text()
     listed = re.search(r"g_model\[\] = \{([^}]*)\}", source)[1]
     array = bytes(int(n, 16) for n in listed.replace(",", " ").split())
-    assert array == (folder / "model.tflite").read_bytes()
+    whole = (folder / "model.tflite").read_bytes()
+    assert whole == result.path.read_bytes()
     model = flatbuffer.load(array)
     # What only our runners read stays behind.
     assert not flatbuffer.notes(model)
@@ -285,7 +286,9 @@ def test_nothing_is_left_half_written(results, tmp_path):
     with pytest.raises(ValueError, match="to be a folder"):
         result.save_bundle(file)
     copy = tmp_path / "copy.tflite"
-    copy.write_bytes(result.path.read_bytes() + b"more")
+    content = bytearray(result.path.read_bytes())
+    content[-1] ^= 1
+    copy.write_bytes(content)
     changed = dataclasses.replace(result, path=copy)
     with pytest.raises(ValueError, match="that was proved"):
         changed.save_bundle(tmp_path / "bundle")
@@ -306,6 +309,9 @@ def test_scripts_beside_the_main_loop(results):
         check=False,
     )
     assert done.returncode == 0 and "FULLY_CONNECTED" in done.stdout
+    # The bundle's copy still says where the taps of its line are.
+    found = export.check(folder_of(results["rings"]) / "model.tflite")
+    assert found.bytes == results["rings"].bytes
     done = subprocess.run(
         [sys.executable, root / "convert.py", "nowhere.keras", "m.tflite"],
         capture_output=True,

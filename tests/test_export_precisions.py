@@ -313,6 +313,44 @@ def test_layers_of_keras(branches, line, tmp_path):
             assert "STRIDED_SLICE" not in result.operators
 
 
+def test_a_state_that_only_a_product_reads(tmp_path):
+    """It comes out in sixteen bits and must go in so."""
+    x = keras.Input((None, 5))
+    model = keras.Model(x, keras.layers.SimpleRNN(6)(x))
+    result = to_tflite(model, tmp_path, ["mixed"], state_dtype="int16")["mixed"]
+    assert result.inputs[1].dtype == result.outputs[1].dtype == "int16"
+    for found in result.deviations[:2]:
+        assert not found.steps or found.rms < RMS["mixed"]
+
+
+def test_names_that_c_does_not_take(tmp_path):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((None, 5), name="3d accel-x")
+    model = keras.Model(x, keras_mgrade.MinGRU(4, name="1-gru")(x))
+    result = to_tflite(model, tmp_path, ["float32"])["float32"]
+    names = [t.name for t in result.inputs]
+    assert names == ["input_3d_accel_x", "layer_1_gru__0__hidden"]
+
+
+def test_tokens_beside_features(tmp_path):
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    x = keras.Input((None, 5), name="x")
+    embedded = keras.layers.Embedding(7, 4)(tokens)
+    h = keras.layers.Concatenate()([embedded, x])
+    model = keras.Model([tokens, x], keras_mgrade.MinGRU(4)(h))
+    words = np.random.default_rng(0).integers(0, 7, (3, 150))
+    pairs = list(zip(words, sequences(), strict=True))
+    results = to_tflite(model, tmp_path, calibration=pairs)
+    for precision, result in results.items():
+        assert result.inputs[0].dtype == "int32"
+        for found in result.deviations[:2]:
+            assert not found.steps or found.rms < RMS[precision]
+    results["mixed"].save_bundle(tmp_path / "bundle")
+    header = (tmp_path / "bundle" / "golden.h").read_text()
+    assert "KERAS_MGRADE_INT32" in header
+
+
 def test_running_mean_is_refused_in_int8(tmp_path):
     model = keras.Sequential(
         [keras.Input((None, 5)), keras_mgrade.TemporalPooling("mean")]
@@ -384,6 +422,19 @@ class TestWindow:
         assert results["mixed"].bytes < results["float32"].bytes
         with pytest.raises(ValueError, match="for microcontrollers"):
             results["mixed"].save_bundle(tmp_path / "bundle")
+
+    def test_several_inputs(self, tmp_path):
+        """In an order of their own, which is not that of the alphabet."""
+        b, a = (keras.Input((None, n), name=m) for n, m in ((5, "b"), (2, "a")))
+        h = keras.layers.Concatenate()([b, a])
+        y, hidden = keras_mgrade.MinGRU(3, return_state=True)(h)
+        model = keras.Model([b, a], [hidden, keras.layers.Dense(2)(y), y])
+        pairs = [(x, x[:, :2]) for x in sequences()]
+        result = to_tflite(
+            model, tmp_path, ["float32"], window=15, calibration=pairs
+        )["float32"]
+        assert [t.name for t in result.inputs] == ["b", "a"]
+        assert len(result.outputs) == 3
 
     def test_layers(self, tmp_path):
         from ai_edge_litert.interpreter import Interpreter

@@ -410,8 +410,8 @@ def test_names_and_order_of_inputs_and_outputs():
 GOLDEN_INPUTS = [
     "right",
     "left",
-    "_2nd__block_1__convolution__0__delay_line",
-    "_2nd__block_1__recurrence__0__hidden",
+    "layer_2nd__block_1__convolution__0__delay_line",
+    "layer_2nd__block_1__recurrence__0__hidden",
     "shared__0__hidden",
     "inner__taps__0__delay_line",
     "mean__0__sum",
@@ -422,8 +422,8 @@ GOLDEN_INPUTS = [
 GOLDEN_OUTPUTS = [
     "answer",
     "shared",
-    "_2nd__block_1__convolution",
-    "_2nd__block_1__recurrence",
+    "layer_2nd__block_1__convolution",
+    "layer_2nd__block_1__recurrence",
     "shared",
     "inner__taps",
     "mean",
@@ -450,10 +450,10 @@ def test_names_are_valid_and_unique_in_c():
         "a_b__0__hidden",
         "a_b__0__hidden_1",
         "a_b__0__hidden_2",
-        "_7___0__hidden",
+        "layer_7___0__hidden",
     ]
     for name in names:
-        assert re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name)
+        assert re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name)
 
 
 def test_an_input_may_be_named_as_a_step_would_be():

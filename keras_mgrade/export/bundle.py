@@ -1,5 +1,6 @@
 """The bundle of a file: what the author of a firmware needs."""
 
+import hashlib
 import math
 import pathlib
 import shutil
@@ -52,12 +53,13 @@ def save_bundle(result: Any, folder: str | pathlib.Path) -> None:
             "Expected `folder` to be a folder, or not to exist yet. "
             f"Received: folder={str(folder)!r}"
         )
-    data = _as_proved(result)
+    whole = _as_proved(result)
+    data = _for_the_board(whole)
     vectors = _golden(result)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part") as part:
         made = pathlib.Path(part)
-        (made / "model.tflite").write_bytes(data)
+        (made / "model.tflite").write_bytes(whole)
         for name in ("rings.c", "rings.h", "self_test.c", "self_test.h"):
             shutil.copyfile(C_FILES / name, made / name)
         (made / "model.h").write_text(_header(result))
@@ -69,15 +71,19 @@ def save_bundle(result: Any, folder: str | pathlib.Path) -> None:
 
 
 def _as_proved(result: Any) -> bytes:
-    """The file for the board: without what only our runners read."""
     data = result.path.read_bytes()
-    if len(data) != result.bytes:
+    if hashlib.sha256(data).hexdigest() != result.sha256:
         raise ValueError(
             "Expected the file to be the one that was proved; export it "
-            f"again. Received: {result.path} of {len(data)} bytes, not "
-            f"{result.bytes}"
+            f"again. Received: {result.path} of {len(data)} bytes, with "
+            "another content"
         )
-    model = fb.load(data, str(result.path))
+    return data
+
+
+def _for_the_board(data: bytes) -> bytes:
+    """The file without what only our runners read."""
+    model = fb.load(data)
     if not fb.notes(model):
         return data
     tidy.compact(model)

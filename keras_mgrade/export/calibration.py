@@ -71,8 +71,8 @@ def check_rows(rows: Sequence[Columns], shapes: Sequence[tuple] | None) -> None:
 
 
 def _several(row: Any) -> bool:
-    """Whether a row is a tuple of sequences, not a sequence of samples."""
-    return all(np.ndim(column) >= 2 for column in row)
+    """Whether a row is sequences, one an input, not a sequence of samples."""
+    return isinstance(row, tuple) or all(np.ndim(c) >= 2 for c in row)
 
 
 def _numeric(column: Any) -> np.ndarray:

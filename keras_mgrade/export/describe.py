@@ -1,5 +1,6 @@
 """What a proved file is: its bytes, its operators, and what to watch for."""
 
+import hashlib
 import pathlib
 
 import numpy as np
@@ -49,6 +50,7 @@ def describe_file(path: pathlib.Path, proof: Proof) -> TFLiteFile:
     return TFLiteFile(
         path=path,
         bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
         inputs=interface.inputs,
         outputs=interface.outputs,
         operators=tuple(fb.operator_names(model)),

@@ -44,6 +44,15 @@ class NormStep(_ChannelStep):
         return y_t, []
 
 
+class EmbeddingStep(_ChannelStep):
+    """A row of the table, without Keras's care for negative numbers."""
+
+    def run(self, x_t, states):
+        import tensorflow as tf
+
+        return tf.gather(self.layer.embeddings, x_t), []
+
+
 class ConcatenateStep(_ChannelStep):
     """Channels side by side, without a detour over a time axis."""
 
@@ -91,6 +100,8 @@ def form(operation: Any, application: bool) -> Any:
     line = line_step(layer, application, name)
     if line is not None:
         return line
+    if isinstance(layer, keras.layers.Embedding):
+        return EmbeddingStep(layer, name=name)
     for kind, made in _OVER_CHANNELS.items():
         if isinstance(layer, kind) and _over_channels(operation, layer):
             return made(layer, name=name)

@@ -100,7 +100,10 @@ def read_interface(model, source: str = "data") -> Interface:
                 f"Export the file again. Received: {source}"
             )
         # Two names may stand for one tensor (an answer that is the state).
-        entries = sorted(entries, key=lambda e: indices.index(e.tensorIndex))
+        if [e.tensorIndex for e in entries] != indices:
+            entries = sorted(
+                entries, key=lambda e: indices.index(e.tensorIndex)
+            )
         tables.append(tuple(_info(graph, entry) for entry in entries))
     return Interface(*tables)
 

@@ -119,7 +119,8 @@ def _names(
 
 
 def _unused(name: str, taken: set[str]) -> str:
-    name = f"_{name}" if name[0].isdigit() else name
+    # The converter does not name what begins with an underscore.
+    name = name if name[0].isalpha() else f"input_{name}"
     while name in taken:
         name += "_"
     taken.add(name)

@@ -220,12 +220,6 @@ def check(result: Deviation, precision: str) -> None:
         )
 
 
-def natural(name: str) -> list:
-    """What sorts `output_10` behind `output_9`."""
-    parts = re.split(r"(\d+)", name)
-    return [int(p) if p.isdigit() else p for p in parts]
-
-
 def arena_bytes(runner: TFLMRunner) -> tuple[int, int]:
     """What TFLite Micro's arena holds, and how large it must be.
 

@@ -1,13 +1,15 @@
 """Compare the file of a whole window with the Keras stream."""
 
 import os
+import pathlib
 import time
 from typing import Any
 
 import numpy as np
 
+from keras_mgrade.export import flatbuffer as fb
 from keras_mgrade.export import prove as streams
-from keras_mgrade.export.flatbuffer import SIGNATURE
+from keras_mgrade.export.interface import read_interface
 
 # More windows say nothing new of a file without states.
 LARGEST = 32
@@ -40,9 +42,10 @@ def prove(
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=1)
-    run = interpreter.get_signature_runner(SIGNATURE)
-    inputs = list(run.get_input_details())
-    names = sorted(run.get_output_details(), key=streams.natural)
+    run = interpreter.get_signature_runner(fb.SIGNATURE)
+    interface = read_interface(fb.load(pathlib.Path(path).read_bytes()))
+    inputs = [tensor.name for tensor in interface.inputs]
+    names = [tensor.name for tensor in interface.outputs]
     found, wanted, times = [], [], []
     for first in range(0, max(1, len(columns[0]) - length + 1), length):
         if len(found) == LARGEST:

@@ -344,7 +344,13 @@ def strip_boundary(model) -> None:
             kind = graph.tensors[wanted].type
             if kind == graph.tensors[entry.tensorIndex].type:
                 continue
-            last = kinds.index(kind) if kind in kinds else len(kinds) - 1
+            if kind not in kinds:
+                # The conversion stays, from what comes out of the state.
+                before = graph.tensors[entry.tensorIndex]
+                before.type = kind
+                before.quantization = graph.tensors[wanted].quantization
+                continue
+            last = kinds.index(kind)
             chain, ends = chain[: last + 1], ends[: last + 1]
         if chain:
             for op in chain:

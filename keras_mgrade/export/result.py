@@ -18,6 +18,7 @@ class TFLiteFile:
     Attributes:
         path: Path of the file.
         bytes: Size of the file, in bytes.
+        sha256: Its checksum.
         inputs: The inputs in the file's order, x and then the states: name,
             shape, dtype, scale, zero_point.
         outputs: The outputs in the file's order, answers and then the new
@@ -36,6 +37,7 @@ class TFLiteFile:
 
     path: pathlib.Path
     bytes: int
+    sha256: str
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     operators: tuple[str, ...]
