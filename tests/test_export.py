@@ -417,6 +417,10 @@ class TestErrors:
             "float32",
             name="nowhere/m.tflite",
         )
+        (tmp_path / "folder").mkdir()
+        self.refused(
+            tmp_path, ValueError, "a folder", model, "float32", name="folder"
+        )
         self.refused(tmp_path, ValueError, ".keras", "no.keras", "float32")
         self.refused(tmp_path, ValueError, "type dict", {}, "float32")
 

@@ -359,6 +359,15 @@ def test_running_mean_is_refused_in_int8(tmp_path):
         to_tflite(model, tmp_path, ["int8"])
 
 
+def test_operator_that_stays_in_float_is_named(tmp_path):
+    """Not the conversion beside it."""
+    x = keras.Input((None, 5))
+    h = keras.layers.LeakyReLU()(keras.layers.Dense(4)(x))
+    model = keras.Model(x, keras_mgrade.MinGRU(4)(h))
+    with pytest.raises(ValueError, match="operator=LEAKY_RELU"):
+        to_tflite(model, tmp_path, ["int8"])
+
+
 def test_logarithm_is_refused_in_int8(tmp_path):
     x = keras.Input((None, 5))
     model = keras.Model(

@@ -162,6 +162,11 @@ def _target(
             "Expected `path` to lie in an existing folder. Create it first. "
             f"Received: path={text!r}"
         )
+    if target.is_dir():
+        raise ValueError(
+            "Expected `path` to be that of a file, but it is a folder. "
+            f"Received: path={text!r}"
+        )
     return target
 
 

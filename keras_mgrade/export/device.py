@@ -50,7 +50,7 @@ class EmbeddingStep(_ChannelStep):
     def run(self, x_t, states):
         import tensorflow as tf
 
-        return tf.gather(self.layer.embeddings, x_t), []
+        return tf.gather(self.layer.embeddings, tf.cast(x_t, "int32")), []
 
 
 class ConcatenateStep(_ChannelStep):
