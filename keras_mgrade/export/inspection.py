@@ -91,6 +91,10 @@ class Worker:
                 line = self._answers.readline()
             except BrokenPipeError:
                 line = ""
+            except BaseException:
+                # An answer that is still to come must not meet another job.
+                self.stop()
+                raise
             finally:
                 timer.cancel()
             if line:
