@@ -65,7 +65,7 @@ def save_bundle(result: Any, folder: str | pathlib.Path) -> None:
         (made / "model.h").write_text(_header(result))
         (made / "model.c").write_text(_source(result, data))
         (made / "golden.h").write_text(_vectors(result, vectors))
-        (made / "README.md").write_text(text.readme(result, vectors, len(data)))
+        (made / "README.md").write_text(text.readme(result, vectors))
         for name in FILES:
             (made / name).replace(folder / name)
 

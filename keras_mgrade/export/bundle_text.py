@@ -261,7 +261,7 @@ def arena_note(result: Any) -> str:
     )
 
 
-def readme(result: Any, vectors: Any, size: int) -> str:
+def readme(result: Any, vectors: Any) -> str:
     """The text of `README.md`."""
     warnings = "".join(f"- {text}\n" for text in result.warnings)
     return f"""\
@@ -271,7 +271,7 @@ A step of a stream for TFLite Micro, made and proved by keras_mgrade.
 
 | file | what |
 | --- | --- |
-| `model.tflite` | the model, {size:,} bytes |
+| `model.tflite` | the model, {result.bytes:,} bytes |
 | `model.h`, `model.c` | a C array of it; tensors, states, operators, arena |
 | `rings.h`, `rings.c` | ring buffers for delay lines that the program holds |
 | `self_test.*`, `golden.h` | {vectors.steps} golden steps, and their test |

@@ -87,8 +87,7 @@ def to_tflite(
             layers of whole delays (`snap_delays`). Defaults to `"graph"`.
         window: Steps of a window: the file then takes a whole one, (1,
             window, features), from a fresh start and has no states, and
-            `"mixed"` is int8 weights and all else in float32. For phones: it
-            takes far more memory than a step and less time than its steps.
+            `"mixed"` is int8 weights and all else in float32. For phones.
             Defaults to `None`.
         proof_steps: Over how many steps the file is compared with Keras.
             Defaults to `10_000`.

@@ -35,7 +35,7 @@ def describe(
         states=tuple(layouts),
         gates=gates,
         state_io=options.state_io,
-        warnings=tuple(_warnings(precision, options, gates)),
+        warnings=tuple(_warnings(precision, options, layouts, gates)),
         sample=[]
         if options.window
         else [column[:steps].tolist() for column in columns],
@@ -105,7 +105,10 @@ def _scales(model) -> int:
 
 
 def _warnings(
-    precision: str, options: Options, gates: dict[str, float]
+    precision: str,
+    options: Options,
+    layouts: list[StateLayout],
+    gates: dict[str, float],
 ) -> list[str]:
     """What its user should know of a file that is right all the same."""
     kind = {"int8": "int8", "int16x8": "int16"}.get(precision)
@@ -122,7 +125,8 @@ def _warnings(
                 f"up to {stuck:.0%} of its range away from where it should "
                 "go; precision='mixed' does not."
             )
-    if precision == "int8" and not gates:
+    ungated = {s.name for s in layouts if s.role == "recurrent"} - set(gates)
+    if precision == "int8" and ungated:
         found.append(
             "states are int8, which forget what changes slowly; compare with "
             "precision='mixed'."

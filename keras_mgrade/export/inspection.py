@@ -166,8 +166,13 @@ def _look_at_keras(path: pathlib.Path) -> str:
     from keras_mgrade.export.child import load_stream
     from keras_mgrade.memory import stream_report
 
-    modules = modules_of(read_config(path))
-    stream, _ = load_stream(str(path), modules)
+    # Importing what an untrusted file names would run it.
+    own = [
+        module
+        for module in modules_of(read_config(path))
+        if module.split(".")[0] == "keras_mgrade"
+    ]
+    stream, _ = load_stream(str(path), own)
     return str(stream_report(stream))
 
 
