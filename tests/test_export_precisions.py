@@ -258,26 +258,27 @@ def depthwise(x):
     )
 
 
-# One conversion takes some seconds: layers side by side in one model.
+# One conversion takes some seconds: layers side by side in one model. Made anew
+# for each model: Keras counts names from the start of a session.
 RECURRENT = {
-    "simple": keras.layers.SimpleRNN(8),
-    "gru": keras.layers.GRU(8, return_sequences=True),
-    "first_reset": keras.layers.GRU(8, reset_after=False),
-    "lstm": keras.layers.LSTM(8, return_sequences=True),
+    "simple": lambda x: keras.layers.SimpleRNN(8)(x),
+    "gru": lambda x: keras.layers.GRU(8, return_sequences=True)(x),
+    "first_reset": lambda x: keras.layers.GRU(8, reset_after=False)(x),
+    "lstm": lambda x: keras.layers.LSTM(8, return_sequences=True)(x),
 }
 CONVOLUTIONS = {
     "tcn": tcn,
     "depthwise": depthwise,
-    "groups": keras.layers.Conv1D(
+    "groups": lambda x: keras.layers.Conv1D(
         10, 2, dilation_rate=2, padding="causal", groups=5
-    ),
+    )(x),
 }
 POOLING = {
-    "average": keras.layers.GlobalAveragePooling1D(),
-    "exponential": keras_mgrade.TemporalPooling(
+    "average": lambda x: keras.layers.GlobalAveragePooling1D()(x),
+    "exponential": lambda x: keras_mgrade.TemporalPooling(
         "exponential", time_constant=9.0
-    ),
-    "last": keras_mgrade.TemporalPooling(),
+    )(x),
+    "last": lambda x: keras_mgrade.TemporalPooling()(x),
 }
 
 
