@@ -6,11 +6,11 @@ import pathlib
 import numpy as np
 
 from keras_mgrade.export import flatbuffer as fb
+from keras_mgrade.export.gates import SLOW_GATE
 from keras_mgrade.export.golden import golden_steps
 from keras_mgrade.export.interface import StateLayout, read_interface
 from keras_mgrade.export.options import Options
 from keras_mgrade.export.prove import Proof
-from keras_mgrade.export.quantize import SLOW_GATE
 from keras_mgrade.export.result import TFLiteFile, TFLiteModel
 
 # Values a state of a type can take; float states have no step to speak of.

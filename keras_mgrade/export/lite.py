@@ -8,16 +8,12 @@ import numpy as np
 
 from keras_mgrade.export import flatbuffer as fb
 from keras_mgrade.export import fold, operators, tidy
+from keras_mgrade.export.gates import slowest_gates
 from keras_mgrade.export.interface import StateLayout
 from keras_mgrade.export.internal import internalise
 from keras_mgrade.export.options import Options
-from keras_mgrade.export.quantize import (
-    quantize,
-    quantize_weights,
-    slowest_gates,
-)
+from keras_mgrade.export.quantize import quantize, quantize_weights
 from keras_mgrade.export.ranges import stream_statistics
-from keras_mgrade.export.rounding import round_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +71,7 @@ def convert(
                 for name, tensor in zip(inputs, model.inputs, strict=True)
             }
             made = quantize(
-                round_weights(data, statistics, precision == "int16x8"),
+                data,
                 precision,
                 statistics,
                 roles,

@@ -5,46 +5,19 @@ forget: increments smaller than half a step vanish. So the operators that
 update it have float32, or 16 bits, and so have the sums (skips) beside them.
 Normalisations, whose statistics span too wide a range, stay in float32, as do
 running sums and operators of which TFLite Micro has no quantised form, with
-all between them and the samples. All are found by walking the graph from the
-state outputs and from RSQRT; names of tensors mean nothing.
+all between them and the samples, whose products get 16 bits. All are found by
+walking the graph from the state outputs and from RSQRT; names of tensors mean
+nothing.
 """
 
-from keras_mgrade.export import flatbuffer as fb
+from keras_mgrade.export.graph import (
+    PRODUCTS,
+    Graph,
+    state_update,
+    upstream,
+)
 from keras_mgrade.export.interface import read_interface
 from keras_mgrade.export.operators import SUPPORTED
-
-# Matrix products end the walk: they are what pays in int8, and they
-# accumulate in 32 bits.
-PRODUCTS = (
-    "FULLY_CONNECTED",
-    "DEPTHWISE_CONV_2D",
-    "CONV_2D",
-    "BATCH_MATMUL",
-)
-
-
-class Graph:
-    """Producers and readers of the tensors of a loaded model."""
-
-    def __init__(self, model):
-        self.model = model
-        self.operators = list(model.subgraphs[0].operators)
-        self.names = [fb.operator_name(model, op) for op in self.operators]
-        self.producer: dict[int, int] = {}
-        self.readers: dict[int, list[int]] = {}
-        for number, op in enumerate(self.operators):
-            for index in fb.outputs_of(op):
-                self.producer[index] = number
-            for index in fb.inputs_of(op):
-                self.readers.setdefault(index, []).append(number)
-
-    def inputs(self, number: int) -> list[int]:
-        """Tensors that an operator reads, without constants."""
-        indices = fb.inputs_of(self.operators[number])
-        return [i for i in indices if not fb.is_constant(self.model, i)]
-
-    def outputs(self, number: int) -> list[int]:
-        return fb.outputs_of(self.operators[number])
 
 
 def apart(
@@ -71,10 +44,11 @@ def apart(
     outputs = {t.name: t.index for t in interface.outputs}
     states = [(t, roles.get(t.name)) for t in interface.inputs]
     kept: set[int] = set()
+    products: set[int] = set()
     for tensor, role in states:
         if role == "accumulator":
             after = outputs[tensor.name]
-            kept |= _state_update(graph, tensor.index, after)
+            kept |= state_update(graph, tensor.index, after)
             kept |= _readers_of_accumulator(graph, tensor.index)
             kept |= _readers_of_accumulator(graph, after)
     if kept and precision == "int8":
@@ -94,7 +68,10 @@ def apart(
                     "does not. Use precision='mixed', which keeps it in "
                     f"float32. Received: precision='int8', operator={name}"
                 )
-            kept |= {number} | _from_samples(graph, number, interface, roles)
+            samples = {t.index for t, _ in states if t.name not in roles}
+            chain, before = _from_samples(graph, number, samples)
+            kept |= {number} | chain
+            products |= before
         if name == "RSQRT" and precision != "int8":
             kept |= _normalisation(graph, number)
     if precision != "mixed":
@@ -103,68 +80,50 @@ def apart(
     for tensor, role in states:
         if role == "recurrent":
             after = outputs[tensor.name]
-            updates |= _state_update(graph, tensor.index, after)
+            updates |= state_update(graph, tensor.index, after)
     sums = _sums_beside(graph, kept | updates)
     bits = None if state_dtype == "float32" else 16
-    return dict.fromkeys(sums | updates, bits) | dict.fromkeys(kept)
+    return (
+        dict.fromkeys(sums | updates, bits)
+        | dict.fromkeys(products, 16)
+        | dict.fromkeys(kept)
+    )
 
 
-def _from_samples(graph: Graph, number: int, interface, roles) -> set[int]:
-    """The operators between the samples and an operator, if nothing else.
+def _from_samples(
+    graph: Graph, number: int, samples: set[int]
+) -> tuple[set[int], set[int]]:
+    """What lies between the samples and an operator, if nothing else does.
 
     Eight bits in front of a logarithm would round away what it is there to
-    spread; so such samples enter in float32.
+    spread: so the operators before it compute in float32, and products (a
+    filter bank) in 16 bits, which is what a microphone gives.
+
+    Returns:
+        The operators but for the products, and the products.
     """
     chain: set[int] = set()
-    for index in graph.inputs(number):
-        chain |= _upstream(graph, index)
-    sources = {i for n in chain for i in graph.inputs(n)}
-    sources -= {i for n in chain for i in graph.outputs(n)}
-    samples = {t.index for t in interface.inputs if t.name not in roles}
-    return chain if sources <= samples else set()
-
-
-def _state_update(graph: Graph, before: int, after: int) -> set[int]:
-    """The operators between a state's input and its output.
-
-    With them go nonlinearities of a single product (a gate, a candidate):
-    those feed nothing else, and eight bits are too coarse for a gate.
-    """
-    update = _upstream(graph, after) & _downstream(graph, before)
-    feeding = {i for n in update for i in graph.inputs(n)}
-    for index in feeding:
-        chain = _upstream(graph, index)
-        sources = {i for n in chain for i in graph.inputs(n)}
-        sources -= {i for n in chain for i in graph.outputs(n)}
-        if len(sources) == 1:
-            update |= chain
-    return update
-
-
-def _upstream(graph: Graph, index: int) -> set[int]:
-    """Operators that lead to a tensor, back to the products."""
-    found: set[int] = set()
-    pending = [index]
+    products: set[int] = set()
+    pending = [number]
     while pending:
-        number = graph.producer.get(pending.pop())
-        if number is None or number in found:
-            continue
-        if graph.names[number] not in PRODUCTS:
-            found.add(number)
-            pending += graph.inputs(number)
-    return found
-
-
-def _downstream(graph: Graph, index: int) -> set[int]:
-    """Operators that depend on a tensor."""
-    found: set[int] = set()
-    pending = [index]
-    while pending:
-        for number in graph.readers.get(pending.pop(), []):
-            if number not in found:
-                found.add(number)
-                pending += graph.outputs(number)
-    return found
+        reading = {pending.pop()}
+        for index in graph.inputs(*reading):
+            reading |= upstream(graph, index)
+        chain |= reading
+        before = {
+            graph.producer[i]
+            for n in reading
+            for i in graph.inputs(n)
+            if i in graph.producer
+        }
+        pending += before - chain - products
+        products |= before - chain
+    inner = chain | products
+    sources = {i for n in inner for i in graph.inputs(n)}
+    sources -= {i for n in inner for i in graph.outputs(n)}
+    if not sources <= samples:
+        return set(), set()
+    return chain - products, products
 
 
 def _readers_of_accumulator(graph: Graph, index: int) -> set[int]:
@@ -256,38 +215,3 @@ def _centring(graph: Graph, index: int) -> set[int]:
     if means and set(graph.inputs(means[0])) <= set(inputs):
         return {number, means[0]}
     return set()
-
-
-def product_of_gate(graph: Graph, gate: int) -> int | None:
-    """The product that a gate is by constants only, with a RELU6 in it."""
-    number = graph.producer.get(gate)
-    if number is not None and graph.names[number] == "MUL":
-        read = graph.inputs(number)
-        number = graph.producer.get(read[0]) if len(read) == 1 else None
-    if number is None or graph.names[number] != "FULLY_CONNECTED":
-        return None
-    fused = graph.operators[number].builtinOptions.fusedActivationFunction
-    return number if fused == fb.schema().ActivationFunctionType.RELU6 else None
-
-
-def updates(graph: Graph, before: int, after: int) -> list[tuple[int, int]]:
-    """`(gate, candidate)` of each update `h + gate * (candidate - h)`.
-
-    The state is an average of what its candidate has been and tends to it;
-    the gate, in [0, 1], says how fast.
-    """
-    found = []
-    inner = _state_update(graph, before, after)
-    for number in inner:
-        read = graph.inputs(number)
-        if graph.names[number] != "SUB" or len(read) != 2 or read[1] != before:
-            continue
-        difference = graph.outputs(number)[0]
-        found += [
-            (gate, read[0])
-            for reader in graph.readers.get(difference, [])
-            if graph.names[reader] == "MUL" and reader in inner
-            for gate in graph.inputs(reader)
-            if gate != difference
-        ]
-    return found

@@ -4,8 +4,10 @@ To the nearest integer, every weight is off by up to half a step, and the
 errors of a row add up as its inputs come. Here a weight that was rounded up is
 made up for by the weights after it, as far as their inputs go together in the
 calibration (Frantar et al., 2022, "GPTQ"); what is left in the mean goes to
-the bias. The file's format and its work stay the same.
+the bias, where there is one. The file's format and its work stay the same.
 """
+
+from collections.abc import Collection
 
 import numpy as np
 
@@ -20,21 +22,22 @@ DAMPING = 0.01
 
 
 def round_weights(
-    data: bytes, statistics: Statistics, one_scale: bool
+    data: bytes, statistics: Statistics, one_scale: Collection[int] = ()
 ) -> bytes:
     """Put the kernels of all matrix products on their grid of eight bits.
 
     Args:
         data: Float32 model with unique names.
         statistics: Of its tensors; moments of what products read.
-        one_scale: Whether a kernel has one scale and not one a row.
+        one_scale: Positions, in the list of operators, of products whose
+            kernels have one scale and not one a row. Defaults to `()`.
 
     Returns:
         The float32 model with kernels that a quantiser takes as they are.
     """
     model = fb.load(data)
     graph = model.subgraphs[0]
-    for op in graph.operators:
+    for number, op in enumerate(graph.operators):
         if fb.operator_name(model, op) != fold.PRODUCT:
             continue
         source = fb.inputs_of(op)[0]
@@ -45,10 +48,12 @@ def round_weights(
         rounded = round_kernel(
             kernel.astype(np.float64),
             statistics.moments[name],
-            one_scale,
+            number in one_scale,
         )
-        mean = statistics.means[name]
-        bias = bias + (kernel - rounded) @ mean
+        # Nothing in, nothing out: a product without a bias keeps to that,
+        # since what follows (a logarithm) may look at silence closely.
+        if np.any(bias):
+            bias = bias + (kernel - rounded) @ statistics.means[name]
         fold.set_weights(model, op, source, rounded, bias)
     return fb.dump(model)
 
