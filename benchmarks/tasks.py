@@ -19,6 +19,7 @@ sys.path.insert(
 
 import activity  # noqa: E402
 import hapt  # noqa: E402
+import keywords  # noqa: E402, F401
 from keras_mgrade import callbacks  # noqa: E402
 from keras_mgrade.models import mgrade_classifier  # noqa: E402
 
