@@ -4,7 +4,8 @@
         --calibration=x.npy --precision=mixed
     python -m keras_mgrade.export check model.tflite
 
-`python -m keras_mgrade.export --help` lists the flags.
+The calibration of a model with several inputs is a `.npz` file, see
+`calibration_file.read`. `python -m keras_mgrade.export --help` lists the flags.
 """
 
 import pathlib

@@ -117,6 +117,8 @@ def _several(row: Any) -> bool:
 def numeric(column: Any, argument: str = "calibration") -> np.ndarray:
     """An array of an argument as float32, or a `ValueError` naming it."""
     try:
+        if np.iscomplexobj(column):
+            raise TypeError("complex")
         return np.asarray(column, np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(

@@ -14,6 +14,9 @@ from typing import Any
 # What a job may take beyond what the process has when it begins, in bytes.
 MEMORY = 3 << 30
 
+# What no file can do without, and is not to blame for.
+LITERT = "ai_edge_litert"
+
 
 def main(arguments: list[str]) -> int:
     """Answer jobs until there are no more.
@@ -37,11 +40,12 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
 
     try:
         return {"result": look.look_at(**job)}
-    except ImportError as error:
-        text = f"{error}. To check a file, install keras_mgrade[tflite]"
-        return {"error": text, "missing": True}
-    # Whatever else a broken file raises is an answer about it.
+    # Whatever a broken file raises is an answer about it.
     except Exception as error:
+        module = getattr(error, "name", None) or ""
+        if isinstance(error, ImportError) and module.startswith(LITERT):
+            text = f"{error}. To check a file, install keras_mgrade[tflite]"
+            return {"error": text, "missing": True}
         kind = type(error).__name__
         if kind == "ValueError":
             return {"error": str(error)}
