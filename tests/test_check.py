@@ -150,6 +150,7 @@ def test_command_line_refuses_before_it_converts(tmp_path, capsys, monkeypatch):
         for flags, status, text in (
             (["--window=9", f"--bundle={tmp_path}"], 2, "leave one"),
             ([f"--bundle={model}"], 1, "`bundle` to be a folder"),
+            (["--bundle="], 1, "bundle=''"),
             ([f"--bundle={model}/sub"], 1, "`bundle` to be a folder"),
             ([f"--bundle={file}"], 1, "beside the file"),
             ([f"--bundle={file}/sub"], 1, "beside the file"),

@@ -80,11 +80,13 @@ def check_folder(
     """
     path = pathlib.Path(folder)
     there = next(p for p in (path, *path.parents) if os.path.lexists(p))
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    free = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    # An empty text would be the current folder, whose README is another.
+    if not free or not os.fspath(folder):
         raise ValueError(
             f"Expected `{argument}` to be a folder, or not to exist yet, with "
             "no file in its way and the right to write there. Received: "
-            f"{argument}={str(path)!r}"
+            f"{argument}={os.fspath(folder)!r}"
         )
     return path
 
