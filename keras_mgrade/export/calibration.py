@@ -43,17 +43,56 @@ def as_columns(calibration: Any, shapes: Sequence[tuple] | None) -> Columns:
             "Expected `calibration` to hold at least one sequence. "
             "Received: an empty one"
         )
-    rows = [[_numeric(column) for column in row] for row in rows]
+    rows = [[numeric(column) for column in row] for row in rows]
     check_rows(rows, shapes)
     return [np.concatenate(columns) for columns in zip(*rows, strict=True)]
 
 
-def check_rows(rows: Sequence[Columns], shapes: Sequence[tuple] | None) -> None:
+def in_order(
+    arrays: dict[str, Any],
+    names: Sequence[str] | None,
+    argument: str = "calibration",
+) -> list[Any]:
+    """Named arrays in the order of a model's inputs.
+
+    Args:
+        arrays: Arrays by the names of the inputs; or by those that NumPy
+            gives to what has none, `arr_0`, `arr_1`, in the inputs' order; or
+            a single one.
+        names: Of the inputs, or `None` if they are not known.
+        argument: What the caller's argument is called.
+
+    Raises:
+        ValueError: If the names are others.
+    """
+    if names is not None and set(arrays) <= set(names):
+        return [arrays[name] for name in names if name in arrays]
+    numbered = [f"arr_{i}" for i in range(len(arrays))]
+    if set(arrays) == set(numbered):
+        return [arrays[name] for name in numbered]
+    if len(arrays) == 1:
+        return list(arrays.values())
+    # Any other order would be a guess, which equal shapes would hide.
+    known = "" if names is None else f", {list(names)},"
+    raise ValueError(
+        f"Expected the arrays of `{argument}` to have the names of the "
+        f"inputs{known} or, in the order of the inputs, the names arr_0, "
+        "arr_1 and so on, which `numpy.savez(path, first, second)` gives. "
+        f"Received: {argument}={list(arrays)}"
+    )
+
+
+def check_rows(
+    rows: Sequence[Columns],
+    shapes: Sequence[tuple] | None,
+    argument: str = "calibration",
+) -> None:
     """Raise unless rows of arrays fit the inputs of a model.
 
     Args:
         rows: For each sequence one array for each input.
         shapes: As for `as_columns`.
+        argument: What the caller's argument is called.
 
     Raises:
         ValueError: As `as_columns`.
@@ -62,12 +101,12 @@ def check_rows(rows: Sequence[Columns], shapes: Sequence[tuple] | None) -> None:
     if len(counts) > 1 or (shapes is not None and counts != {len(shapes)}):
         wanted = "the same number of" if shapes is None else str(len(shapes))
         raise ValueError(
-            f"Expected `calibration` to give {wanted} arrays for every "
+            f"Expected `{argument}` to give {wanted} arrays for every "
             "sequence, one for each input of the model. Received: "
-            f"calibration with {sorted(counts)} arrays a sequence"
+            f"{argument} with {sorted(counts)} arrays a sequence"
         )
     for row in rows:
-        _check_row(row, shapes)
+        _check_row(row, shapes, argument)
 
 
 def _several(row: Any) -> bool:
@@ -75,17 +114,22 @@ def _several(row: Any) -> bool:
     return isinstance(row, tuple) or all(np.ndim(c) >= 2 for c in row)
 
 
-def _numeric(column: Any) -> np.ndarray:
+def numeric(column: Any, argument: str = "calibration") -> np.ndarray:
+    """An array of an argument as float32, or a `ValueError` naming it."""
     try:
+        if np.iscomplexobj(column):
+            raise TypeError("complex")
         return np.asarray(column, np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "Expected `calibration` to hold arrays of numbers. Received: "
+            f"Expected `{argument}` to hold arrays of numbers. Received: "
             f"an element of type {type(column).__name__} ({error})"
         ) from error
 
 
-def _check_row(row: Columns, shapes: Sequence[tuple] | None) -> None:
+def _check_row(
+    row: Columns, shapes: Sequence[tuple] | None, argument: str
+) -> None:
     for position, column in enumerate(row):
         if shapes is None:
             fits = column.ndim >= 1
@@ -96,14 +140,14 @@ def _check_row(row: Columns, shapes: Sequence[tuple] | None) -> None:
             wanted = f"({', '.join(map(str, ('time', *shape)))})"
         if not fits or len(column) != len(row[0]) or len(column) == 0:
             raise ValueError(
-                f"Expected each sequence in `calibration` to be {wanted}, "
-                "with at least one step and equally many for all inputs. "
+                f"Expected the arrays of `{argument}` to be {wanted}, with "
+                "at least one step and equally many for all inputs. "
                 f"Received: a sequence of shape {column.shape} for input "
                 f"{position}"
             )
         if not np.isfinite(column).all():
             raise ValueError(
-                "Expected `calibration` to be finite. Fill or drop missing "
+                f"Expected `{argument}` to be finite. Fill or drop missing "
                 f"values. Received: {np.sum(~np.isfinite(column))} values "
                 f"that are not finite in a sequence of shape {column.shape}"
             )

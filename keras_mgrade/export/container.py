@@ -112,3 +112,23 @@ def modules_of(config: dict[str, Any]) -> list[str]:
 
     visit(config)
     return sorted(m for m in modules if m.split(".")[0] != "keras")
+
+
+def input_names(config: dict[str, Any]) -> list[str] | None:
+    """Names of the inputs of a functional model, in its order.
+
+    Args:
+        config: What `read_config` gives.
+
+    Returns:
+        The names, or `None` where the configuration does not list them.
+    """
+    inner = config.get("config")
+    listed = inner.get("input_layers") if isinstance(inner, dict) else None
+    if not isinstance(listed, list) or not listed:
+        return None
+    # A single input is not in a list of its own.
+    entries = [listed] if isinstance(listed[0], str) else listed
+    names = [e[0] for e in entries if isinstance(e, list) and e]
+    whole = len(names) == len(entries)
+    return names if whole and all(isinstance(n, str) for n in names) else None

@@ -121,6 +121,7 @@ def to_tflite(
     )
     wanted = list(options.precisions)
     paths = {p: _target(path, p, len(wanted) > 1) for p in wanted}
+    _spare_the_model(model, paths)
     columns = _check_calibration(model, calibration, wanted)
     with tempfile.TemporaryDirectory(prefix="keras_mgrade_") as folder:
         work = pathlib.Path(folder)
@@ -167,6 +168,15 @@ def _target(
             f"Received: path={text!r}"
         )
     return target
+
+
+def _spare_the_model(model: Any, paths: dict[str, pathlib.Path]) -> None:
+    if isinstance(model, (str, os.PathLike)) and os.path.exists(model):
+        if any(p.exists() and p.samefile(model) for p in paths.values()):
+            raise ValueError(
+                "Expected `path` to be another file than the model, which it "
+                f"would replace. Received: path={os.fspath(model)!r}"
+            )
 
 
 def _check_calibration(

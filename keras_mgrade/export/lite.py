@@ -90,7 +90,7 @@ def _of_window(data: bytes, options: Options) -> dict[str, bytes]:
     files = {}
     for precision in options.precisions:
         made = data if precision == "float32" else quantize_weights(data)
-        files[precision] = tidy.slim(made)
+        files[precision] = tidy.slim(made, {"window": options.window})
     return files
 
 

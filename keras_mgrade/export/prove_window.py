@@ -3,6 +3,7 @@
 import os
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from keras_mgrade.export import flatbuffer as fb
 from keras_mgrade.export import prove as streams
 from keras_mgrade.export.interface import read_interface
+
+NOT_IN_TFLM = "not run: the file of a whole window is for phones"
 
 # More windows say nothing new of a file without states.
 LARGEST = 32
@@ -39,27 +42,10 @@ def prove(
     Raises:
         RuntimeError: If the file deviates by more than the bound.
     """
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(str(path), num_threads=1)
-    run = interpreter.get_signature_runner(fb.SIGNATURE)
-    interface = read_interface(fb.load(pathlib.Path(path).read_bytes()))
-    inputs = [tensor.name for tensor in interface.inputs]
-    names = [tensor.name for tensor in interface.outputs]
     found, wanted, times = [], [], []
-    for first in range(0, max(1, len(columns[0]) - length + 1), length):
-        if len(found) == LARGEST:
-            break
-        parts = streams.repeated([c[first:] for c in columns], length)
-        start = time.perf_counter()
-        outputs = run(
-            **{
-                name: part[None]
-                for name, part in zip(inputs, parts, strict=True)
-            }
-        )
-        times.append(time.perf_counter() - start)
-        found.append([outputs[name][0] for name in names])
+    for parts, outputs, seconds in run(path, columns, length):
+        found.append(outputs)
+        times.append(seconds)
         answers = streams.keras_outputs(stream, parts)
         wanted.append(
             [
@@ -73,11 +59,43 @@ def prove(
     ]
     result = streams.deviation("LiteRT", *pairs)
     streams.check(result, precision)
-    note = "not run: the file of a whole window is for phones"
-    return streams.Proof(
-        (result, streams.Deviation("TFLM", note=note)),
-        None,
-        None,
-        note,
-        1e6 * float(np.median(times)),
+    return proof_of(
+        [result, streams.Deviation("TFLM", note=NOT_IN_TFLM)], times
     )
+
+
+def run(
+    path: str | os.PathLike, columns: list[np.ndarray], length: int
+) -> Iterator[tuple[list[np.ndarray], list[np.ndarray], float]]:
+    """The windows of a stream through a file in LiteRT, one by one.
+
+    A stream that is shorter than a window is repeated.
+
+    Yields:
+        The window's inputs, its outputs, and how long it took in seconds.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path), num_threads=1)
+    call = interpreter.get_signature_runner(fb.SIGNATURE)
+    interface = read_interface(fb.load(pathlib.Path(path).read_bytes()))
+    inputs = [tensor.name for tensor in interface.inputs]
+    names = [tensor.name for tensor in interface.outputs]
+    last = max(0, len(columns[0]) - length)
+    for first in range(0, last + 1, length)[:LARGEST]:
+        parts = streams.repeated([c[first:] for c in columns], length)
+        given = {
+            name: part[None] for name, part in zip(inputs, parts, strict=True)
+        }
+        start = time.perf_counter()
+        outputs = call(**given)
+        seconds = time.perf_counter() - start
+        yield parts, [outputs[name][0] for name in names], seconds
+
+
+def proof_of(
+    deviations: list[streams.Deviation], times: list[float]
+) -> streams.Proof:
+    """What is known of a file that only LiteRT ran."""
+    median = 1e6 * float(np.median(times))
+    return streams.Proof(tuple(deviations), None, None, NOT_IN_TFLM, median)
