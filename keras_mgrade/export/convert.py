@@ -7,14 +7,13 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 from keras_mgrade import validation
 from keras_mgrade.export import calibration as calibrations
-from keras_mgrade.export import container
+from keras_mgrade.export import container, process
 from keras_mgrade.export import options as option
 from keras_mgrade.export import result as results
 from keras_mgrade.export.child import OUTCOME
@@ -216,22 +215,13 @@ def _run_child(folder: pathlib.Path, job: dict[str, Any]) -> dict[str, Any]:
     """Start the conversion and return its results by precision."""
     job_path = folder / "job.json"
     job_path.write_text(json.dumps(job))
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "tensorflow",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        # The converter has no use for an accelerator.
-        "CUDA_VISIBLE_DEVICES": "-1",
-        # Whatever this process can import, that one can.
-        "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path),
-    }
     done = subprocess.run(
-        # -P: the current folder must not come before this process's path.
-        [
-            *(sys.executable, "-P", "-m", "keras_mgrade.export.child"),
-            str(job_path),
-        ],
-        env=environment,
+        process.command("child", str(job_path)),
+        env=process.environment(
+            KERAS_BACKEND="tensorflow",
+            # The converter has no use for an accelerator.
+            CUDA_VISIBLE_DEVICES="-1",
+        ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

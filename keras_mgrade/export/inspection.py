@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 import threading
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from keras_mgrade.export import calibration as calibrations
 from keras_mgrade.export import flatbuffer as fb
-from keras_mgrade.export import operators
+from keras_mgrade.export import operators, process
 from keras_mgrade.export.container import modules_of, read_config
 from keras_mgrade.export.result import TFLiteFile, file_from_json, to_json
 
@@ -104,17 +103,9 @@ class Worker:
     def _start(self) -> None:
         self.stop()
         reading, writing = os.pipe()
-        environment = {
-            **os.environ,
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path),
-        }
         self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-P", "-m", "keras_mgrade.export.worker"),
-                str(writing),
-            ],
-            env=environment,
+            process.command("worker", str(writing)),
+            env=process.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
