@@ -398,6 +398,14 @@ class TestErrors:
         broken = sequences()
         broken[0, 3, 1] = np.nan
         self.refused(tmp_path, ValueError, "finite", model, calibration=broken)
+        for wrong in (0.5, np.float32(0.5), object()):
+            self.refused(
+                tmp_path,
+                ValueError,
+                "real input sequences.*Received: calibration=",
+                model,
+                calibration=wrong,
+            )
         self.refused(
             tmp_path, ValueError, "precision='int4'", model, precision="int4"
         )

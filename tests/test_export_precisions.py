@@ -7,7 +7,7 @@ import pytest
 import keras_mgrade
 import test_export as exports
 from keras_mgrade import export
-from keras_mgrade.export import flatbuffer, operators
+from keras_mgrade.export import calibration, flatbuffer, operators
 from test_export import RUNNERS, keras_stream, sequences, tensorflow_only
 
 pytestmark = [exports.pytestmark, tensorflow_only]
@@ -386,6 +386,9 @@ def test_calibration_that_stands_still_is_refused(model, tmp_path):
     still[:, :, [1, 3]] = 0.25
     with pytest.raises(ValueError, match=r"stay what they are: \[1, 3\]"):
         to_tflite(model, tmp_path, ["int8"], calibration=still)
+    for single in (still[0, :1], np.zeros(1, "int32")):
+        with pytest.raises(ValueError, match="1 step for the input 'x'"):
+            calibration.check_moves([single], ["x"])
 
 
 @pytest.mark.parametrize(

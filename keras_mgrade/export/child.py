@@ -92,11 +92,7 @@ def convert_all(job: dict[str, Any]) -> dict[str, Any]:
         calibration.check_rows([columns], shapes)
     columns = [c.astype(t.dtype) for c, t in zip(columns, samples, strict=True)]
     if options.precisions != ("float32",):
-        floats = [t.dtype == "float32" for t in samples]
-        calibration.check_moves(
-            [c for c, moves in zip(columns, floats, strict=True) if moves],
-            [t.name for t in samples if t.dtype == "float32"],
-        )
+        calibration.check_moves(columns, [t.name for t in samples])
     proved_on = prove.proof_columns(columns, options.proof_steps)
     converted = lite.convert(model, layouts, columns, options)
     if options.window is None:
