@@ -437,10 +437,12 @@ class TestErrors:
             [
                 keras.Input((None, 3)),
                 keras.layers.Dense(4, activation="gelu"),
+                keras.layers.Dense(4, activation="hard_shrink"),
                 keras_mgrade.MinGRU(4),
             ]
         )
-        self.refused(tmp_path, ValueError, "(?s)'relu'.*GELU", model, "float32")
+        match = "(?s)'relu'.*compare nothing.*GELU.*GREATER"
+        self.refused(tmp_path, ValueError, match, model, "float32")
 
     def test_layer_of_a_script_is_named(self, tmp_path, monkeypatch):
         @keras.saving.register_keras_serializable("script")

@@ -56,7 +56,8 @@ def to_tflite(
 
     Args:
         model: A model that `streaming_model` accepts, a step model made by
-            it, or the path of a `.keras` file with either.
+            it, or the path of a `.keras` file with either. Float inputs are
+            float32 in the file, those that only `Embedding` reads int32.
         path: Where to write the file. With several precisions it must contain
             `{precision}`.
         precision: `"float32"`; `"mixed"`, int8 weights and activations, delay
@@ -86,8 +87,10 @@ def to_tflite(
             layers of whole delays (`snap_delays`). Defaults to `"graph"`.
         window: Steps of a window: the file then takes a whole one, (1,
             window, features), from a fresh start and has no states, and
-            `"mixed"` is int8 weights and all else in float32. For phones.
-            Defaults to `None`.
+            `"mixed"` is int8 weights and all else in float32. What has no
+            time axis in the trained model has none in the file. For phones:
+            any built-in operator will do. Needs the trained model, not its
+            step model. Defaults to `None`.
         proof_steps: Over how many steps the file is compared with Keras.
             Defaults to `10_000`.
 
@@ -97,7 +100,8 @@ def to_tflite(
 
     Raises:
         ValueError: If an argument does not fit, or the model needs an
-            operator that TFLite Micro does not have.
+            operator that TFLite Micro does not have (for a window: that is
+            not built into TFLite).
         ImportError: If TensorFlow is not installed.
         RuntimeError: If the conversion failed or the file did not reproduce
             the Keras stream: float32 to 1e-4 of the largest output, mixed
