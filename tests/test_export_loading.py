@@ -1,6 +1,8 @@
 """What the conversion makes of a `.keras` file before it converts."""
 
 import dataclasses
+import importlib
+import sys
 
 import keras
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 import keras_mgrade
 import test_export as exports
-from keras_mgrade.export import child
+from keras_mgrade.export import child, container, to_tflite
 from keras_mgrade.export.options import Options
 from test_export import sequences, tensorflow_only
 
@@ -48,3 +50,38 @@ def test_a_stream_has_no_window(half):
     }
     with pytest.raises(ValueError, match="trained model itself.*window=9"):
         child.convert_all(job)
+
+
+def test_registered_functions_are_found(tmp_path, monkeypatch):
+    """A file names them without their module."""
+    source = (
+        "import keras\n"
+        "@keras.saving.register_keras_serializable('own')\n"
+        "def doubled_tanh(x):\n"
+        "    return keras.ops.tanh(2 * x)\n"
+    )
+    (tmp_path / "own_functions.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    function = importlib.import_module("own_functions").doubled_tanh
+    dense = keras.layers.Dense(2, activation=function)
+    model = keras.Sequential(
+        [keras.Input((None, 3)), dense, keras_mgrade.MinGRU(2)]
+    )
+    saved = tmp_path / "model.keras"
+    model.save(saved)
+    path = tmp_path / "m.tflite"
+    result = to_tflite(saved, path, "float32", proof_steps=50)
+    assert "TANH" in result.operators
+    config = container.read_config(saved)
+    assert container.modules_of_functions(config) == ["own_functions"]
+    with monkeypatch.context() as patch:
+        patch.setattr(function, "__module__", "__main__")
+        with pytest.raises(ValueError, match="Move 'doubled_tanh'"):
+            container.modules_of_functions(config)
+    # As in a process that has not imported the module.
+    del keras.saving.get_custom_objects()["own>doubled_tanh"]
+    monkeypatch.delitem(sys.modules, "own_functions")
+    assert container.modules_of_functions(config) == []
+    with pytest.raises(ValueError, match="import that before.*doubled_tanh"):
+        child.load_stream(str(saved), [])
+    child.load_stream(str(saved), ["own_functions"])

@@ -161,8 +161,11 @@ def load_stream(path: str, modules: list[str]) -> tuple[Any, Any]:
     except (TypeError, zipfile.BadZipFile) as error:
         raise ValueError(
             "Expected `model` to be loadable from a .keras file. Register "
-            "its layers with keras.saving.register_keras_serializable and "
-            f"put them into a module on the path. Received: {_gist(error)}"
+            "its layers and functions with "
+            "keras.saving.register_keras_serializable, put them into a module "
+            "on the path, and import that before you call to_tflite: a file "
+            "does not say where a function is from. Received: "
+            f"{_gist(error)}"
         ) from error
     prepare.compute_in_float32(model)
     prepare.name_scopes(model)

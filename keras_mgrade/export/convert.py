@@ -41,8 +41,8 @@ def to_tflite(
     end, is in the result.
 
     The conversion runs in a process of its own and needs TensorFlow there,
-    whatever backend this process uses. Layers of your own must be registered
-    and importable.
+    whatever backend this process uses. Layers and
+    functions of your own must be registered and importable.
 
     Example:
 
@@ -133,7 +133,7 @@ def to_tflite(
         made = {p: work / f"{p}.tflite" for p in wanted}
         job = {
             "model": str(saved),
-            "modules": container.modules_of(container.read_config(saved)),
+            "modules": _modules(saved),
             "calibration": None
             if columns is None
             else str(work / "calibration.npz"),
@@ -213,6 +213,13 @@ def _save_model(model: Any, folder: pathlib.Path) -> pathlib.Path:
     path = folder / "model.keras"
     model.save(path)
     return path
+
+
+def _modules(saved: pathlib.Path) -> list[str]:
+    """What the other process must import before it loads the model."""
+    config = container.read_config(saved)
+    found = container.modules_of(config)
+    return [*found, *container.modules_of_functions(config)]
 
 
 def _run_child(folder: pathlib.Path, job: dict[str, Any]) -> dict[str, Any]:
