@@ -128,7 +128,7 @@ def state_specs(
     """
     roles = {}
     for step, states in step_calls(stream):
-        for tensor, (_, *spec) in zip(states, step.state_specs, strict=True):
+        for tensor, (_, *spec) in zip(states, step.state_specs, strict=False):
             roles[id(tensor)] = (tensor.name, *spec)
     return [roles[id(x)] for x in stream.inputs if id(x) in roles]
 
@@ -141,6 +141,9 @@ def step_calls(stream: keras.Model) -> list[tuple[Step, list[Any]]]:
         if isinstance(node.operation, Step):
             inputs = node.input_tensors
             first_state = len(inputs) - len(node.operation.state_specs)
+            if node.arguments.kwargs.get("timeless"):
+                # After time is gone it is called as it is, without states.
+                first_state = len(inputs)
             calls.append((node.operation, inputs[first_state:]))
     if not calls:
         raise ValueError(
