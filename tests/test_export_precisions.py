@@ -7,7 +7,14 @@ import pytest
 import keras_mgrade
 import test_export as exports
 from keras_mgrade import export
-from keras_mgrade.export import calibration, flatbuffer, operators
+from keras_mgrade.export import (
+    calibration,
+    describe,
+    flatbuffer,
+    operators,
+    prove,
+)
+from keras_mgrade.export.options import Options
 from test_export import RUNNERS, keras_stream, sequences, tensorflow_only
 
 pytestmark = [exports.pytestmark, tensorflow_only]
@@ -140,6 +147,22 @@ def test_slow_gates_warn_in_int8(tmp_path):
     assert "slow__0__hidden" in warning and "100% of its range" in warning
     assert results["mixed"].warnings == ()
     assert warning in str(results["int8"])
+
+
+@pytest.mark.parametrize(("apart", "told"), [(0.21, 1), (0.09, 0)])
+def test_runtimes_that_do_not_agree_are_told(explicit, apart, told):
+    """Golden vectors say little then."""
+    file, options = explicit["float32"], Options(("float32",))
+    deviation = prove.Deviation(
+        "TFLM beside LiteRT", 9, apart, apart, apart, apart
+    )
+    proof = prove.Proof((deviation,), 1, 1, "", 1.0)
+    columns = [sequences(1)[0]]
+    result = describe.describe(
+        file.path, "float32", file.states, proof, {}, options, columns
+    )
+    found = [w for w in result.warnings if "21%" in w and "golden" in w]
+    assert len(result.warnings) == len(found) == told
 
 
 @pytest.mark.parametrize("bias", [0, -3.1])
