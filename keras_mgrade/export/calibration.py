@@ -28,15 +28,20 @@ def as_columns(calibration: Any, shapes: Sequence[tuple] | None) -> Columns:
         ValueError: If the sequences do not fit the inputs, are empty or not
             finite.
     """
-    if calibration is None or isinstance(calibration, (str, bytes, dict)):
+    try:
+        if isinstance(calibration, (str, bytes, dict)):
+            raise TypeError
+        given = list(calibration)
+    except TypeError as error:
+        # A number, and an array of no axis, are not iterable.
         raise ValueError(
             "Expected `calibration` to be real input sequences, an array "
             "(n, time, features) or a list of (time, features) arrays. "
             f"Received: calibration={calibration!r}"
-        )
+        ) from error
     rows = [
         list(row) if isinstance(row, (tuple, list)) and _several(row) else [row]
-        for row in calibration
+        for row in given
     ]
     if not rows:
         raise ValueError(
@@ -156,8 +161,8 @@ def _check_row(
 def check_moves(columns: Columns, names: Sequence[str]) -> None:
     """Raise unless every channel takes more than one value.
 
-    The range of what stands still is unknown, and eight bits of a range that
-    was guessed cut off what comes later.
+    In a single step none does. The range of what stands still is unknown, and
+    eight bits of a range that was guessed cut off what comes later.
 
     Args:
         columns: For each input an array (steps, features).
@@ -167,6 +172,15 @@ def check_moves(columns: Columns, names: Sequence[str]) -> None:
         ValueError: Names the input and its channels.
     """
     for column, name in zip(columns, names, strict=True):
+        if len(column) < 2:
+            raise ValueError(
+                "Expected `calibration` to hold more than one step for a "
+                "quantised file: one says nothing of the ranges. Take whole "
+                "sequences from the training data. Received: calibration "
+                f"of {len(column)} step for the input {name!r}"
+            )
+        if column.dtype.kind != "f":
+            continue  # Tokens have no range.
         if not np.any(column):
             raise ValueError(
                 "Expected `calibration` to be real sequences, but the input "
@@ -175,7 +189,7 @@ def check_moves(columns: Columns, names: Sequence[str]) -> None:
                 f"of {len(column)} steps, all zero"
             )
         still = np.flatnonzero((column == column[:1]).all(axis=0))
-        if len(still) and len(column) > 1:
+        if len(still):
             raise ValueError(
                 "Expected every channel of `calibration` to move, but of the "
                 f"input {name!r} these stay what they are: {still.tolist()}. "

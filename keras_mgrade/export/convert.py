@@ -7,14 +7,13 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 from keras_mgrade import validation
 from keras_mgrade.export import calibration as calibrations
-from keras_mgrade.export import container
+from keras_mgrade.export import container, process
 from keras_mgrade.export import options as option
 from keras_mgrade.export import result as results
 from keras_mgrade.export.child import OUTCOME
@@ -42,8 +41,8 @@ def to_tflite(
     end, is in the result.
 
     The conversion runs in a process of its own and needs TensorFlow there,
-    whatever backend this process uses. Layers of your own must be registered
-    and importable.
+    whatever backend this process uses. Layers and
+    functions of your own must be registered and importable.
 
     Example:
 
@@ -57,7 +56,8 @@ def to_tflite(
 
     Args:
         model: A model that `streaming_model` accepts, a step model made by
-            it, or the path of a `.keras` file with either.
+            it, or the path of a `.keras` file with either. Float inputs are
+            float32 in the file, those that only `Embedding` reads int32.
         path: Where to write the file. With several precisions it must contain
             `{precision}`.
         precision: `"float32"`; `"mixed"`, int8 weights and activations, delay
@@ -87,8 +87,10 @@ def to_tflite(
             layers of whole delays (`snap_delays`). Defaults to `"graph"`.
         window: Steps of a window: the file then takes a whole one, (1,
             window, features), from a fresh start and has no states, and
-            `"mixed"` is int8 weights and all else in float32. For phones.
-            Defaults to `None`.
+            `"mixed"` is int8 weights and all else in float32. What has no
+            time axis in the trained model has none in the file. For phones:
+            any built-in operator will do. Needs the trained model, not its
+            step model. Defaults to `None`.
         proof_steps: Over how many steps the file is compared with Keras.
             Defaults to `10_000`.
 
@@ -98,7 +100,8 @@ def to_tflite(
 
     Raises:
         ValueError: If an argument does not fit, or the model needs an
-            operator that TFLite Micro does not have.
+            operator that TFLite Micro does not have (for a window: that is
+            not built into TFLite).
         ImportError: If TensorFlow is not installed.
         RuntimeError: If the conversion failed or the file did not reproduce
             the Keras stream: float32 to 1e-4 of the largest output, mixed
@@ -131,7 +134,7 @@ def to_tflite(
         made = {p: work / f"{p}.tflite" for p in wanted}
         job = {
             "model": str(saved),
-            "modules": container.modules_of(container.read_config(saved)),
+            "modules": _modules(saved),
             "calibration": None
             if columns is None
             else str(work / "calibration.npz"),
@@ -222,26 +225,24 @@ def _save_model(model: Any, folder: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def _modules(saved: pathlib.Path) -> list[str]:
+    """What the other process must import before it loads the model."""
+    config = container.read_config(saved)
+    found = container.modules_of(config)
+    return [*found, *container.modules_of_functions(config)]
+
+
 def _run_child(folder: pathlib.Path, job: dict[str, Any]) -> dict[str, Any]:
     """Start the conversion and return its results by precision."""
     job_path = folder / "job.json"
     job_path.write_text(json.dumps(job))
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "tensorflow",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        # The converter has no use for an accelerator.
-        "CUDA_VISIBLE_DEVICES": "-1",
-        # Whatever this process can import, that one can.
-        "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path),
-    }
     done = subprocess.run(
-        # -P: the current folder must not come before this process's path.
-        [
-            *(sys.executable, "-P", "-m", "keras_mgrade.export.child"),
-            str(job_path),
-        ],
-        env=environment,
+        process.command("child", str(job_path)),
+        env=process.environment(
+            KERAS_BACKEND="tensorflow",
+            # The converter has no use for an accelerator.
+            CUDA_VISIBLE_DEVICES="-1",
+        ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -5,12 +5,12 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 import threading
 from typing import Any
 
 from keras_mgrade import validation
 from keras_mgrade.export import calibration as calibrations
+from keras_mgrade.export import process
 from keras_mgrade.export.result import TFLiteFile, file_from_json
 
 # A step takes microseconds, in a large model milliseconds: what runs longer
@@ -149,17 +149,9 @@ class Worker:
     def _start(self) -> None:
         self.stop()
         reading, writing = os.pipe()
-        environment = {
-            **os.environ,
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path),
-        }
         self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-P", "-m", "keras_mgrade.export.worker"),
-                str(writing),
-            ],
-            env=environment,
+            process.command("worker", str(writing)),
+            env=process.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

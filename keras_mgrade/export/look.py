@@ -80,8 +80,8 @@ def _window_of(model) -> int | None:
     """
     length = fb.notes(model).get("window")
     interface = read_interface(model)
-    whole = not interface.states and all(
-        len(t.shape) > 1 and t.shape[1] == length for t in interface.inputs
+    whole = not interface.states and any(
+        _has_time(tensor, length) for tensor in interface.inputs
     )
     return length if isinstance(length, int) and whole else None
 
@@ -125,12 +125,23 @@ def _run_windows(
     from keras_mgrade.export import prove, prove_window
 
     tensors = list(read_interface(model).inputs)
-    shapes = [tuple(t.shape[2:]) for t in tensors]
+    timed = [_has_time(tensor, length) for tensor in tensors]
+    shapes = [
+        tuple(tensor.shape[2 if every else 1 :])
+        for tensor, every in zip(tensors, timed, strict=True)
+    ]
     columns = _input(columns, tensors, shapes, steps)
-    times = [t for *_, t in prove_window.run(path, columns, length)]
+    parts = prove_window.cut(columns, length)
+    _, times = prove_window.run(
+        path, (prove_window.as_taken(part, timed) for part in parts)
+    )
     note = prove_window.NOT_IN_TFLM
     compared = prove.Deviation("TFLM beside LiteRT", note=note)
     return prove_window.proof_of([compared], times)
+
+
+def _has_time(tensor: TensorInfo, length: int) -> bool:
+    return len(tensor.shape) > 1 and tensor.shape[1] == length
 
 
 def _input(
