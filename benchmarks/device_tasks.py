@@ -47,7 +47,7 @@ class Words:
             yield x, labels
 
     def calibration(self):
-        return self.recordings.x[:128]
+        return keywords.calibration(self.recordings)
 
 
 def digits(data):

@@ -69,8 +69,10 @@ def to_tflite(
             `"mixed"`.
         calibration: Real input sequences, an array (n, time, features) or a
             list of (time, features) arrays; a list of tuples of arrays for a
-            model with several inputs. Every step is run a few times: some
-            thousand steps are plenty. They set the ranges of quantised files
+            model with several inputs. Some of all that the device will meet
+            (data often lie sorted by class): what is louder than all of it
+            is cut off. Every step is run a few times: some thousand steps are
+            plenty. They set the ranges of quantised files
             and are what the file is proved on, repeated if they are shorter.
             Defaults to `None`, which checks a `"float32"` file on noise.
         state_dtype: Recurrent states of `"mixed"`: `"float32"`, or `"int16"`
