@@ -10,6 +10,7 @@ import pathlib
 import keras
 import numpy as np
 
+import keras_mgrade
 from tasks import activity, hapt, keywords
 
 NORMALIZATIONS = ("batch", "layer")
@@ -38,6 +39,11 @@ class Words:
     def finished(self, model):
         """The model from raw samples on: that is what it is."""
         return model
+
+    def front_end(self, model):
+        """What its blocks read, as a function of frames."""
+        part = keras.Model(model.input, model.get_layer("bands").output)
+        return lambda x: part.predict(x[None], verbose=0)[0]
 
     def streams(self):
         """`(sequence, label of each step or -1)` of the test set."""
@@ -94,6 +100,13 @@ class Activity:
         """The model with its front end."""
         return activity.with_front_end(model, self.settings)
 
+    def front_end(self, model):
+        """What its blocks read, as a function of samples."""
+        del model
+        return lambda x: keras.ops.convert_to_numpy(
+            activity.front_end(x, self.settings)
+        )
+
     def streams(self):
         """`(sequence, label of each step or -1)` of the test set."""
         for recording in self.test:
@@ -104,6 +117,15 @@ class Activity:
 
 
 TASKS = {"activity": Activity, "digits": digits, "keywords": twelve_words}
+
+
+def without_front_end(model):
+    """The blocks and what follows them, with the same weights."""
+    layers = list(model.layers)
+    while not isinstance(layers[0], keras_mgrade.MGrade):
+        layers.pop(0)
+    channels = layers[0].input.shape[-1]
+    return keras.Sequential([keras.Input((None, channels)), *layers])
 
 
 def trained(folder, name, task, normalization, seed=0):

@@ -12,6 +12,8 @@ from keras_mgrade.export.container import modules_of, read_config
 from keras_mgrade.export.interface import TensorInfo, read_interface
 from keras_mgrade.export.result import TFLiteFile, to_json
 
+# Operators that run other graphs of a file, perhaps without end.
+LOOPS = ("CALL", "CALL_ONCE", "IF", "WHILE")
 # Steps of noise where the caller gives no sequence.
 STEPS = 256
 
@@ -87,17 +89,22 @@ def _window_of(model) -> int | None:
 
 
 def _check_window(model) -> None:
-    """Raise unless a window has built-in operators only.
+    """Raise unless a window has built-in operators only, and no loop.
 
     What TFLite Micro has does not matter: LiteRT alone runs such a file.
     """
-    names = fb.operator_names(model)
-    custom = sorted({name for name in names if name.startswith("CUSTOM")})
-    if custom:
+    refused = sorted(
+        {
+            name
+            for name in fb.operator_names(model)
+            if name.startswith("CUSTOM") or name in LOOPS
+        }
+    )
+    if refused:
         operators.refuse(
-            custom,
-            ["convert with built-in operators only"],
-            "TFLite has built in",
+            refused,
+            ["convert with `to_tflite(..., window=n)`, which writes no others"],
+            "are built in and always end",
         )
 
 
