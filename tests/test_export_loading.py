@@ -12,9 +12,9 @@ import keras_mgrade
 import test_export as exports
 from keras_mgrade.export import child, container, to_tflite
 from keras_mgrade.export.options import Options
-from test_export import sequences, tensorflow_only
+from test_export import once, sequences
 
-pytestmark = [exports.pytestmark, tensorflow_only]
+pytestmark = [exports.pytestmark, once]
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from keras_mgrade.export import (
     prove,
 )
 from keras_mgrade.export.options import Options
-from test_export import RUNNERS, keras_stream, sequences, tensorflow_only
+from test_export import RUNNERS, keras_stream, once, sequences
 
-pytestmark = [exports.pytestmark, tensorflow_only]
+pytestmark = [exports.pytestmark, once]
 
 PRECISIONS = ["float32", "mixed", "int8", "int16x8"]
 # Of the output's rms, over a stream of the test: what eight and sixteen bits

@@ -14,9 +14,9 @@ import test_export as exports
 from keras_mgrade import export
 from keras_mgrade.export import __main__ as command_line
 from keras_mgrade.export import flatbuffer, inspection
-from test_export import sequences, tensorflow_only
+from test_export import once, sequences
 
-pytestmark = [exports.pytestmark, tensorflow_only]
+pytestmark = [exports.pytestmark, once]
 
 
 @pytest.fixture(scope="module")
