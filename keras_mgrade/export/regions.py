@@ -131,18 +131,21 @@ def _from_samples(
 def _last_products(
     graph: Graph, answers: set[int], apart: set[int]
 ) -> set[int]:
-    """Products that give an answer and read what is not of eight bits.
+    """Products that alone make an answer of what is not in eight bits.
 
     An answer in eight bits has 256 values, a forecast of temperature steps of
-    half a degree; behind float operators sixteen cost no conversion more.
+    half a degree; between float operators sixteen cost no conversion more.
     """
-    last = {graph.producer[i] for i in answers if i in graph.producer}
-    return {
-        n
-        for n in last
-        if graph.names[n] == "FULLY_CONNECTED"
-        and {graph.producer.get(i) for i in graph.inputs(n)} <= apart
-    }
+    last: set[int] = set()
+    for index in answers:
+        chain = upstream(graph, index)
+        ends = {graph.producer.get(i) for n in chain for i in graph.inputs(n)}
+        products = (ends | {graph.producer.get(index)}) - chain - {None}
+        for n in products if len(products) == 1 else ():
+            before = {graph.producer.get(i) for i in graph.inputs(n)}
+            if graph.names[n] == "FULLY_CONNECTED" and chain | before <= apart:
+                last.add(n)
+    return last
 
 
 def _readers_of_accumulator(graph: Graph, index: int) -> set[int]:
