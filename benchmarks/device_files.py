@@ -1,11 +1,11 @@
 """What each precision costs: accuracy, answers that flip, drift, bytes.
 
-    KERAS_BACKEND=jax python benchmarks/device_files.py \\
-        --digits fsdd.npz --keywords speech_commands.npz
+    KERAS_BACKEND=jax python benchmarks/device_files.py
 
-Trains what is not in `--models` yet, converts every model to every precision,
-and runs the whole test set through LiteRT and TFLite Micro. Results go to
-`results/device_files.json` and, as a table, `device_files.md`.
+Downloads the recordings that no argument points at, trains what is not in
+`--models` yet, converts every model to every precision, and runs the whole test
+set through LiteRT and TFLite Micro. Results go to `results/device_files.json`
+and, as a table, `device_files.md`.
 """
 
 import argparse
@@ -165,8 +165,8 @@ def judged(row):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--digits", help="fsdd.npz")
-    parser.add_argument("--keywords", help="speech_commands_test12_8k.npz")
+    for name in ("digits", "keywords"):
+        parser.add_argument(f"--{name}", help="recordings, see device_tasks.py")
     parser.add_argument(
         "--models", default="device_models", help="folder of trained models"
     )
@@ -175,11 +175,7 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     results = ResultsFile("device_files", "task", "normalization")
     for name, make in device_tasks.TASKS.items():
-        data = getattr(arguments, name, None)
-        if name != "activity" and data is None:
-            print(f"{name}: no data given (--{name})")
-            continue
-        task = make(data)
+        task = make(getattr(arguments, name, None))
         for normalization in device_tasks.NORMALIZATIONS:
             if results.has(name, normalization):
                 continue

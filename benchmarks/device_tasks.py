@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 import keras_mgrade
-from tasks import activity, hapt, keywords
+from tasks import activity, download_digits, hapt, keywords, read_clips
 
 NORMALIZATIONS = ("batch", "layer")
 
@@ -56,24 +56,37 @@ class Words:
         return keywords.calibration(self.recordings)
 
 
-def digits(data):
-    """Spoken digits (FSDD), its official split: recordings 0 to 4 test."""
-    with np.load(data, allow_pickle=False) as file:
-        content = {name: file[name] for name in file.files}
-    clips = np.split(content["audio"] / 32768.0, content["offsets"][1:-1])
+def digits(data=None):
+    """Spoken digits (FSDD), its official split: recordings 0 to 4 test.
+
+    Args:
+        data: The folder `recordings` of the data set, or an `.npz` file of
+            the same; `None` downloads the publishers' archive.
+    """
+    path = pathlib.Path(data or download_digits())
+    clips, y, _ = read_clips(path)
     audio = np.zeros((len(clips), keywords.RATE), "float32")
     for row, clip in zip(audio, clips, strict=True):
         row[: len(clip)] = clip[: len(row)]
-    x, y = keywords.framed(audio), content["label"].astype("int32")
-    test = content["is_test"]
+    x = keywords.framed(audio)
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as file:
+            test = file["is_test"]
+    else:
+        files = sorted(path.glob("*_*_*.wav"))
+        test = np.array([int(f.stem.split("_")[2]) < 5 for f in files])
     return Words(
         keywords.Recordings(x[~test], y[~test]),
         keywords.Recordings(x[test], y[test]),
     )
 
 
-def twelve_words(data):
-    """Twelve classes of Speech Commands, speakers of the test unheard."""
+def twelve_words(data=None):
+    """Twelve classes of Speech Commands, speakers of the test unheard.
+
+    Args:
+        data: As for `keywords.load`.
+    """
     train, _, test = keywords.load(data)
     return Words(train, test)
 
