@@ -28,9 +28,15 @@ class Words:
         self.recordings, self.test = train, test
         self.classes = int(train.y.max()) + 1
 
-    def make_model(self, normalization, seed):
+    def make_model(self, normalization, seed, units=32, body=None):
+        """`body` makes layers that stand where the mGRADE ones do."""
         keras.utils.set_random_seed(seed)
-        return keywords.make_model(self.classes, normalization=normalization)
+        return keywords.make_model(
+            self.classes,
+            body and body(),
+            units=units,
+            normalization=normalization,
+        )
 
     def train(self, model, seed):
         keywords.train(model, self.recordings, self.epochs, seed, verbose=2)
@@ -38,6 +44,11 @@ class Words:
     def finished(self, model):
         """The model from raw samples on: that is what it is."""
         return model
+
+    def split(self, model):
+        """A finished model in two: its front end, and what is behind it."""
+        bands = model.get_layer("bands").output
+        return keras.Model(model.input, bands), keras.Model(bands, model.output)
 
     def streams(self):
         """`(sequence, label of each step or -1)` of the test set."""
@@ -80,10 +91,15 @@ class Activity:
         self.recordings = hapt.load("train")
         self.test = hapt.load("test")
 
-    def make_model(self, normalization, seed):
+    def make_model(self, normalization, seed, units=32, body=None):
+        """`body` makes layers that stand where the mGRADE ones do."""
         keras.utils.set_random_seed(seed)
         return activity.make_model(
-            self.settings, normalization=normalization, delay_regularizer=None
+            self.settings,
+            body and body(),
+            units=units,
+            normalization=normalization,
+            delay_regularizer=None,
         )
 
     def train(self, model, seed):
@@ -93,6 +109,13 @@ class Activity:
     def finished(self, model):
         """The model with its front end."""
         return activity.with_front_end(model, self.settings)
+
+    def split(self, model):
+        """A finished model in two: its front end, and what is behind it."""
+        # Nothing in the front end is trained.
+        first = next(layer for layer in model.layers if layer.weights)
+        front = first.input
+        return keras.Model(model.input, front), keras.Model(front, model.output)
 
     def streams(self):
         """`(sequence, label of each step or -1)` of the test set."""
@@ -107,10 +130,15 @@ TASKS = {"activity": Activity, "digits": digits, "keywords": twelve_words}
 
 
 def trained(folder, name, task, normalization, seed=0):
-    """The finished model: from a file, or trained and put there."""
+    """Where the finished model lies: there already, or trained now."""
     path = pathlib.Path(folder) / f"{name}_{normalization}_{seed}.keras"
+    return kept(path, task, seed, lambda: task.make_model(normalization, seed))
+
+
+def kept(path, task, seed, make):
+    """`path`, after a model of `make` was trained unless it was before."""
     if not path.is_file():
-        model = task.make_model(normalization, seed)
+        model = make()
         task.train(model, seed)
         part = path.with_suffix(".part.keras")
         task.finished(model).save(part)
