@@ -4,7 +4,10 @@ Each family makes the layers that stand where the two mGRADE blocks of a task
 do; front end, head and training are the task's.
 """
 
+import importlib
+
 import keras
+import numpy as np
 from keras import layers
 
 # Of the recurrent layers' outputs, or of the TCN's channels, as in the mGRADE
@@ -48,6 +51,23 @@ def tcn(task, width):
 PEERS = {"GRU": gru, "TCN": tcn}
 
 
+def load(path):
+    """A trained model of any family."""
+    # What keras-tcn registers, a model may be made of.
+    importlib.import_module("tcn")
+    return keras.saving.load_model(path, compile=False)
+
+
+def streamable(model, x):
+    """The model of layers that have steps, with the same output for `x`."""
+    from tcn import TCN
+
+    plain = replaced(model, TCN, plain_tcn)
+    wanted, found = (keras.ops.convert_to_numpy(m(x)) for m in (model, plain))
+    np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=1e-5)
+    return plain
+
+
 def replaced(model, kind, call, **inputs):
     """A functional model in which `call` stands for the layers of a kind.
 
@@ -60,7 +80,10 @@ def replaced(model, kind, call, **inputs):
         return layer(*arguments, **keywords)
 
     return keras.models.clone_model(
-        model, clone_function=lambda layer: layer, call_function=called, **inputs
+        model,
+        clone_function=lambda layer: layer,
+        call_function=called,
+        **inputs,
     )
 
 
@@ -71,18 +94,19 @@ def plain_tcn(layer, x):
         name = f"{layer.name}_{len(skips)}"
         y = x
         for number, inner in enumerate(block.layers):
-            y = _same(inner, f"{name}_{number}", y)
+            y = same(inner, f"{name}_{number}", y)
         if isinstance(block.shape_match_conv, layers.Conv1D):
-            x = _same(block.shape_match_conv, f"{name}_match", x)
+            x = same(block.shape_match_conv, f"{name}_match", x)
         x = layers.Add(name=f"{name}_add")([x, y])
-        x = _same(block.final_activation, f"{name}_out", x)
+        x = same(block.final_activation, f"{name}_out", x)
         skips.append(y)
     return layers.Add(name=f"{layer.name}_skips")(skips)
 
 
-def _same(layer, name, x):
+def same(layer, name, x, **changes):
     """`layer(x)`, by another layer of the same weights."""
-    made = type(layer).from_config({**layer.get_config(), "name": name})
+    config = {**layer.get_config(), "name": name, **changes}
+    made = type(layer).from_config(config)
     y = made(x)
     made.set_weights(layer.get_weights())
     return y

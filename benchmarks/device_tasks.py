@@ -57,6 +57,10 @@ class Words:
             labels[-1] = y
             yield x, labels
 
+    def windows(self):
+        """The test set as windows of one length, and their labels."""
+        return self.test.x, self.test.y
+
     def calibration(self):
         return self.recordings.x[:128]
 
@@ -122,8 +126,42 @@ class Activity:
         for recording in self.test:
             yield recording.signal, recording.labels
 
+    def windows(self):
+        """The test set as windows of one length, and their labels."""
+        return self.test.windows()
+
     def calibration(self):
         return activity.calibration(self.recordings, 500)
+
+
+class Behind:
+    """A task as it is behind the front end of a trained model.
+
+    Args:
+        task: The task.
+        model: A finished model of it.
+
+    Attributes:
+        model: The model without its front end.
+    """
+
+    def __init__(self, task, model):
+        self.task = task
+        self._front, self.model = task.split(model)
+
+    def _seen(self, x):
+        return keras.ops.convert_to_numpy(self._front(x))
+
+    def streams(self):
+        for x, labels in self.task.streams():
+            yield self._seen(x[None])[0], labels
+
+    def windows(self):
+        x, y = self.task.windows()
+        return np.concatenate([self._seen(part[None]) for part in x]), y
+
+    def calibration(self):
+        return [self._seen(x[None])[0] for x in self.task.calibration()]
 
 
 TASKS = {"activity": Activity, "digits": digits, "keywords": twelve_words}
