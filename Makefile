@@ -20,12 +20,13 @@ INSTALL := $(PIP) install -q --no-deps
 PROJECT := pyproject.toml setup.py keras_mgrade/version.py
 EXTRAS := tensorflow,jax,torch,tflite,compression,tensorboard,test,examples
 
-.PHONY: help demo test bench bench-fast lint format lock resolve clean
+.PHONY: help demo test test-all bench bench-fast lint format lock resolve clean
 
 help:
 	@echo "make demo      trains and streams a small model (examples/quickstart.py)"
 	@echo "make test      lint, then the tests once per backend"
 	@echo "               (BACKEND=jax make test: only that one)"
+	@echo "make test-all  the slow tests, too; an hour"
 	@echo "make bench     speed beside peers, twenty minutes on an idle machine"
 	@echo "make bench-fast   the same with fewer rounds and sizes"
 	@echo "make lint      ruff: rules and format"
@@ -38,25 +39,37 @@ demo: $(VENV)/.demo
 	@$(PY) examples/quickstart.py
 
 # All parts run, side by side, whatever fails; each line of output says whose
-# it is, and the status at the end is that of the whole.
-test: $(VENV)/.dev
+# it is, and the status at the end is that of the whole. The budget of a part is
+# what it may take of the suite's time on two cores.
+define run_tests
 	@begin=$$SECONDS; failed=0; results=$$(mktemp -d); \
 	part() { \
-	    local name="$$1" start=$$SECONDS result=passed; shift; \
+	    local name="$$1" budget="$$2" start=$$SECONDS result=passed took; \
+	    shift 2; \
 	    "$$@" 2>&1 | sed -u "s/^/[$$name] /"; \
 	    [ $${PIPESTATUS[0]} -eq 0 ] || result=FAILED; \
-	    printf '%-20s %-7s %5d s\n' "$$name" $$result \
-	        $$((SECONDS - start)) > "$$results/$$name"; \
+	    took=$$((SECONDS - start)); \
+	    [ $$took -le $$budget ] || result="$$result, over its budget"; \
+	    printf '%-12s %5d s of %5d s  %s\n' $$name $$took $$budget \
+	        "$$result" > "$$results/$$name"; \
 	}; \
-	part lint $(MAKE) --no-print-directory lint & \
+	part lint 60 $(MAKE) --no-print-directory lint & \
 	for backend in $(BACKENDS); do \
-	    part $$backend env KERAS_BACKEND=$$backend $(PY) -m pytest & \
+	    part $$backend $(2) env KERAS_BACKEND=$$backend \
+	        $(PY) -m pytest $(1) & \
 	done; \
 	wait; \
 	printf '\n'; cat "$$results"/*; \
-	printf '%-28s %5d s\n' total $$((SECONDS - begin)); \
+	printf '%-12s %5d s of %5d s\n' total $$((SECONDS - begin)) $(2); \
 	! grep -q FAILED "$$results"/* || failed=1; \
 	rm -r "$$results"; exit $$failed
+endef
+
+test: $(VENV)/.dev
+	$(call run_tests,,1500)
+
+test-all: $(VENV)/.dev
+	$(call run_tests,-m "",3600)
 
 bench: $(VENV)/.bench
 	@$(PY) benchmarks/speed.py

@@ -49,7 +49,8 @@ def exported(task, model, folder, holder, precisions, way):
         delay_line=holder,
     )
     for precision, file in files.items():
-        answers, labels = answers_of_file(export.LiteRTRunner(file.path), task)
+        runner = export.LiteRTRunner(file.path)
+        answers, labels = answers_of_file(runner, task.streams())
         names = {s.name for s in file.states if s.delays is None}
         kept = sum(t.bytes for t in file.inputs if t.name in names)
         yield {

@@ -73,6 +73,8 @@ def replaced(model, kind, call, **inputs):
 
     The other layers are the same ones, with the same weights.
     """
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs[0], model.outputs[0])
 
     def called(layer, *arguments, **keywords):
         if isinstance(layer, kind):

@@ -81,7 +81,7 @@ class Search:
         row = {"task": self.name, "family": family, "width": width}
         if not self.scores.has(*row.values()):
             model = load(self.path(family, width))
-            logits, labels = answers_of_keras(model, self.task)
+            logits, labels = answers_of_keras(model, self.task.streams())
             right = float(np.mean(logits.argmax(axis=-1) == labels))
             self.scores.add(
                 {**row, "accuracy": right, "weights": model.count_params()}

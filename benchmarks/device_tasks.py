@@ -45,10 +45,10 @@ class Words:
         """The model from raw samples on: that is what it is."""
         return model
 
-    def split(self, model):
-        """A finished model in two: its front end, and what is behind it."""
-        bands = model.get_layer("bands").output
-        return keras.Model(model.input, bands), keras.Model(bands, model.output)
+    def front_end(self, model):
+        """What its blocks read, as a function of frames."""
+        part = keras.Model(model.input, model.get_layer("bands").output)
+        return lambda x: part.predict(x[None], verbose=0)[0]
 
     def streams(self):
         """`(sequence, label of each step or -1)` of the test set."""
@@ -62,7 +62,7 @@ class Words:
         return self.test.x, self.test.y
 
     def calibration(self):
-        return self.recordings.x[:128]
+        return keywords.calibration(self.recordings)
 
 
 def digits(data):
@@ -114,12 +114,12 @@ class Activity:
         """The model with its front end."""
         return activity.with_front_end(model, self.settings)
 
-    def split(self, model):
-        """A finished model in two: its front end, and what is behind it."""
-        # Nothing in the front end is trained.
-        first = next(layer for layer in model.layers if layer.weights)
-        front = first.input
-        return keras.Model(model.input, front), keras.Model(front, model.output)
+    def front_end(self, model):
+        """What its blocks read, as a function of samples."""
+        del model
+        return lambda x: keras.ops.convert_to_numpy(
+            activity.front_end(x, self.settings)
+        )
 
     def streams(self):
         """`(sequence, label of each step or -1)` of the test set."""
@@ -135,7 +135,7 @@ class Activity:
 
 
 class Behind:
-    """A task as it is behind the front end of a trained model.
+    """A task as the layers behind the front end of a trained model see it.
 
     Args:
         task: The task.
@@ -146,25 +146,33 @@ class Behind:
     """
 
     def __init__(self, task, model):
-        self.task = task
-        self._front, self.model = task.split(model)
-
-    def _seen(self, x):
-        return keras.ops.convert_to_numpy(self._front(x))
+        self._task, self._heard = task, task.front_end(model)
+        self._streams = [(self._heard(x), y) for x, y in task.streams()]
+        self.model = without_front_end(model)
 
     def streams(self):
-        for x, labels in self.task.streams():
-            yield self._seen(x[None])[0], labels
+        return self._streams
 
     def windows(self):
-        x, y = self.task.windows()
-        return np.concatenate([self._seen(part[None]) for part in x]), y
+        x, y = self._task.windows()
+        return np.stack([self._heard(window) for window in x]), y
 
     def calibration(self):
-        return [self._seen(x[None])[0] for x in self.task.calibration()]
+        return [self._heard(x) for x in self._task.calibration()]
 
 
 TASKS = {"activity": Activity, "digits": digits, "keywords": twelve_words}
+
+
+def without_front_end(model):
+    """The blocks and what follows them, with the same weights."""
+    layers = list(model.layers)
+    # Front ends are made of these, and no block is.
+    front = (keras.layers.InputLayer, keras.layers.Dense)
+    while isinstance(layers[0], (*front, keras.layers.Activation)):
+        layers.pop(0)
+    channels = layers[0].input.shape[-1]
+    return keras.Sequential([keras.Input((None, channels)), *layers])
 
 
 def trained(folder, name, task, normalization, seed=0):

@@ -92,7 +92,7 @@ def main(options):
         model,
         options.output / "words_{precision}.tflite",
         PRECISIONS,
-        calibration=train.x[:128],
+        calibration=keywords.calibration(train),
         proof_steps=1000 if options.fast else 10_000,
     )
     print(files["mixed"])

@@ -282,7 +282,7 @@ class StepGraph:
         y, *new = keras.tree.flatten(step([x, *states] if states else x))
         self.states += states
         self.new_states += new
-        self._mark(y, _keeps_time(layer, x))
+        self._mark(y, keeps_time(layer, x))
         if getattr(layer, "return_state", False):
             return [y, *new]
         return y
@@ -294,12 +294,8 @@ class StepGraph:
         return self.steps[id(layer)]
 
     def _identifier(self, path):
-        """A valid and unused C identifier that begins with a letter.
-
-        TensorFlow's converter does not name what begins with an underscore.
-        """
-        name = re.sub(r"\W", "_", "__".join(path), flags=re.ASCII)
-        return self._unused(name if name[0].isalpha() else f"layer_{name}")
+        """A valid and unused C identifier."""
+        return self._unused(identifier("__".join(path)))
 
     def _unused(self, name):
         unique, number = name, 1
@@ -307,6 +303,15 @@ class StepGraph:
             unique, number = f"{name}_{number}", number + 1
         self._names.add(unique)
         return unique
+
+
+def identifier(name: str) -> str:
+    """A C identifier that begins with a letter.
+
+    TensorFlow's converter does not name what begins with an underscore.
+    """
+    name = re.sub(r"\W", "_", name, flags=re.ASCII)
+    return name if name[0].isalpha() else f"layer_{name}"
 
 
 def _is_graph(layer):
@@ -344,7 +349,16 @@ def _in_order(model, x):
     return keras.tree.flatten(x)
 
 
-def _keeps_time(layer, x_t):
+def keeps_time(layer: Any, x_t: Any) -> bool:
+    """Whether a layer with states answers every step, not only the last.
+
+    Args:
+        layer: A layer with a step.
+        x_t: Symbolic tensor, one step of its input.
+
+    Returns:
+        Whether its output has a time axis.
+    """
     # Any batch size: a stateful layer knows its own only.
     shape = (None, None, *x_t.shape[1:])
     sequence = keras.KerasTensor(shape, dtype=x_t.dtype)

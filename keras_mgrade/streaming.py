@@ -7,6 +7,7 @@ inputs and then the states, its outputs the model's outputs and then the new
 states.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,20 @@ from keras import ops
 from keras_mgrade import validation
 from keras_mgrade.ops import kernels
 from keras_mgrade.step_graph import Step, StepGraph
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeAxes:
+    """Which tensors of a trained model have a time axis; its stream has none.
+
+    Attributes:
+        inputs: For each input of the model whether it is a sequence.
+        answers: For each output whether there is one for every step, not for
+            the last one only.
+    """
+
+    inputs: list[bool]
+    answers: list[bool]
 
 
 def streaming_model(model: keras.Model, batch_size: int = 1) -> keras.Model:
@@ -57,6 +72,13 @@ def streaming_model(model: keras.Model, batch_size: int = 1) -> keras.Model:
         ValueError: If a layer cannot run as a stream; it is named, with the
             reason and the way out.
     """
+    return stream_and_axes(model, batch_size)[0]
+
+
+def stream_and_axes(
+    model: keras.Model, batch_size: int = 1
+) -> tuple[keras.Model, TimeAxes]:
+    """`streaming_model`, and what the step model no longer shows."""
     batch_size = validation.positive_integer("batch_size", batch_size)
     validation.not_tf_keras("model", model)
     if not getattr(model, "inputs", None):
@@ -81,11 +103,15 @@ def streaming_model(model: keras.Model, batch_size: int = 1) -> keras.Model:
             "`model` has no layer that could be streamed, only operations. "
             f"Received: model={model!r}"
         )
-    return keras.Model(
+    stream = keras.Model(
         inputs + graph.states,
         outputs + graph.new_states,
         name=f"{model.name}_stream",
     )
+    axes = TimeAxes(
+        *([id(x) in graph.timed for x in part] for part in (inputs, outputs))
+    )
+    return stream, axes
 
 
 def state_specs(
@@ -102,7 +128,7 @@ def state_specs(
     """
     roles = {}
     for step, states in step_calls(stream):
-        for tensor, (_, *spec) in zip(states, step.state_specs, strict=True):
+        for tensor, (_, *spec) in zip(states, step.state_specs, strict=False):
             roles[id(tensor)] = (tensor.name, *spec)
     return [roles[id(x)] for x in stream.inputs if id(x) in roles]
 
@@ -115,6 +141,9 @@ def step_calls(stream: keras.Model) -> list[tuple[Step, list[Any]]]:
         if isinstance(node.operation, Step):
             inputs = node.input_tensors
             first_state = len(inputs) - len(node.operation.state_specs)
+            if node.arguments.kwargs.get("timeless"):
+                # After time is gone it is called as it is, without states.
+                first_state = len(inputs)
             calls.append((node.operation, inputs[first_state:]))
     if not calls:
         raise ValueError(

@@ -414,6 +414,14 @@ class TestErrors:
         broken = sequences()
         broken[0, 3, 1] = np.nan
         self.refused(tmp_path, ValueError, "finite", model, calibration=broken)
+        for wrong in (0.5, np.float32(0.5), object()):
+            self.refused(
+                tmp_path,
+                ValueError,
+                "real input sequences.*Received: calibration=",
+                model,
+                calibration=wrong,
+            )
         self.refused(
             tmp_path, ValueError, "precision='int4'", model, precision="int4"
         )
@@ -445,10 +453,12 @@ class TestErrors:
             [
                 keras.Input((None, 3)),
                 keras.layers.Dense(4, activation="gelu"),
+                keras.layers.Dense(4, activation="hard_shrink"),
                 keras_mgrade.MinGRU(4),
             ]
         )
-        self.refused(tmp_path, ValueError, "(?s)'relu'.*GELU", model, "float32")
+        match = "(?s)'relu'.*compare nothing.*GELU.*GREATER"
+        self.refused(tmp_path, ValueError, match, model, "float32")
 
     def test_layer_of_a_script_is_named(self, tmp_path, monkeypatch):
         @keras.saving.register_keras_serializable("script")

@@ -7,7 +7,14 @@ import pytest
 import keras_mgrade
 import test_export as exports
 from keras_mgrade import export
-from keras_mgrade.export import flatbuffer, operators
+from keras_mgrade.export import (
+    calibration,
+    describe,
+    flatbuffer,
+    operators,
+    prove,
+)
+from keras_mgrade.export.options import Options
 from test_export import RUNNERS, keras_stream, sequences, tensorflow_only
 
 pytestmark = [exports.pytestmark, tensorflow_only]
@@ -140,6 +147,22 @@ def test_slow_gates_warn_in_int8(tmp_path):
     assert "slow__0__hidden" in warning and "100% of its range" in warning
     assert results["mixed"].warnings == ()
     assert warning in str(results["int8"])
+
+
+@pytest.mark.parametrize(("apart", "told"), [(0.21, 1), (0.09, 0)])
+def test_runtimes_that_do_not_agree_are_told(explicit, apart, told):
+    """Golden vectors say little then."""
+    file, options = explicit["float32"], Options(("float32",))
+    deviation = prove.Deviation(
+        "TFLM beside LiteRT", 9, apart, apart, apart, apart
+    )
+    proof = prove.Proof((deviation,), 1, 1, "", 1.0)
+    columns = [sequences(1)[0]]
+    result = describe.describe(
+        file.path, "float32", file.states, proof, {}, options, columns
+    )
+    found = [w for w in result.warnings if "21%" in w and "golden" in w]
+    assert len(result.warnings) == len(found) == told
 
 
 @pytest.mark.parametrize("bias", [0, -3.1])
@@ -324,10 +347,13 @@ def test_a_state_that_only_a_product_reads(tmp_path):
         assert not found.steps or found.rms < RMS["mixed"]
 
 
-def test_names_that_c_does_not_take(tmp_path):
+def test_names_that_c_or_tensorflow_does_not_take(tmp_path):
     keras.utils.set_random_seed(0)
-    x = keras.Input((None, 5), name="3d accel-x")
-    model = keras.Model(x, keras_mgrade.MinGRU(4, name="1-gru")(x))
+    x = h = keras.Input((None, 5), name="3d accel-x")
+    # TensorFlow takes none of these as names of scopes.
+    for name in ("d 1", "_d", "\u00e9"):
+        h = keras.layers.Dense(4, name=name)(h)
+    model = keras.Model(x, keras_mgrade.MinGRU(4, name="1 gru")(h))
     result = to_tflite(model, tmp_path, ["float32"])["float32"]
     names = [t.name for t in result.inputs]
     assert names == ["input_3d_accel_x", "layer_1_gru__0__hidden"]
@@ -336,15 +362,18 @@ def test_names_that_c_does_not_take(tmp_path):
 def test_tokens_beside_features(tmp_path):
     keras.utils.set_random_seed(0)
     tokens = keras.Input((None,), dtype="int32", name="tokens")
+    # Keras's own type, which means integers all the same.
+    more = keras.Input((None,), name="more")
     x = keras.Input((None, 5), name="x")
-    embedded = keras.layers.Embedding(7, 4)(tokens)
-    h = keras.layers.Concatenate()([embedded, x])
-    model = keras.Model([tokens, x], keras_mgrade.MinGRU(4)(h))
-    words = np.random.default_rng(0).integers(0, 7, (3, 150))
-    pairs = list(zip(words, sequences(), strict=True))
+    embedded = [keras.layers.Embedding(7, 4)(t) for t in (tokens, more)]
+    h = keras.layers.Concatenate()([*embedded, x])
+    model = keras.Model([tokens, more, x], keras_mgrade.MinGRU(4)(h))
+    words = np.random.default_rng(0).integers(0, 7, (2, 3, 150))
+    pairs = list(zip(*words, sequences(), strict=True))
     results = to_tflite(model, tmp_path, calibration=pairs)
     for precision, result in results.items():
-        assert result.inputs[0].dtype == "int32"
+        kinds = [t.dtype for t in result.inputs[:2]]
+        assert kinds == ["int32", "int32"]
         for found in result.deviations[:2]:
             assert not found.steps or found.rms < RMS[precision]
     results["mixed"].save_bundle(tmp_path / "bundle")
@@ -386,6 +415,9 @@ def test_calibration_that_stands_still_is_refused(model, tmp_path):
     still[:, :, [1, 3]] = 0.25
     with pytest.raises(ValueError, match=r"stay what they are: \[1, 3\]"):
         to_tflite(model, tmp_path, ["int8"], calibration=still)
+    for single in (still[0, :1], np.zeros(1, "int32")):
+        with pytest.raises(ValueError, match="1 step for the input 'x'"):
+            calibration.check_moves([single], ["x"])
 
 
 @pytest.mark.parametrize(
@@ -410,12 +442,15 @@ def test_options_are_checked(model, tmp_path, options, match):
 class TestWindow:
     """A whole window in one file, for phones."""
 
-    def run(self, result, x):
+    def run(self, result, *values):
         from ai_edge_litert.interpreter import Interpreter
 
         interpreter = Interpreter(str(result.path))
-        answer = interpreter.get_signature_runner("serving_default")(input=x)
-        return answer["output"]
+        run = interpreter.get_signature_runner("serving_default")
+        names = [t.name for t in result.inputs]
+        kinds = [t.dtype for t in result.inputs]
+        values = map(np.asarray, values, kinds)
+        return run(**dict(zip(names, values, strict=True)))
 
     def test_equals_the_whole_sequence(self, tmp_path):
         model = exports.make_model()
@@ -426,29 +461,58 @@ class TestWindow:
             result = results[precision]
             assert result.inputs[0].shape == (1, 90, exports.FEATURES)
             assert result.states == () and "WHILE" not in result.operators
-            error = np.abs(self.run(result, x) - wanted).max()
+            error = np.abs(self.run(result, x)["output"] - wanted).max()
             assert error < bound * np.abs(wanted).max()
             assert "for phones" in str(result)
         assert results["mixed"].bytes < results["float32"].bytes
         with pytest.raises(ValueError, match="for microcontrollers"):
             results["mixed"].save_bundle(tmp_path / "bundle")
 
-    def test_several_inputs(self, tmp_path):
-        """In an order of their own, which is not that of the alphabet."""
-        b, a = (keras.Input((None, n), name=m) for n, m in ((5, "b"), (2, "a")))
-        h = keras.layers.Concatenate()([b, a])
+    def test_with_time_and_without(self, tmp_path):
+        """As in the trained model, in an order that is not the alphabet's."""
+        layers = keras.layers
+        shapes = {"b": (None, 5), "a": (None, 2), "words": (None,), "c": (3,)}
+        inputs = [keras.Input(s, name=name) for name, s in shapes.items()]
+        b, a, words, c = inputs
+        h = layers.Concatenate()([b, a, layers.Embedding(7, 4)(words)])
         y, hidden = keras_mgrade.MinGRU(3, return_state=True)(h)
-        model = keras.Model([b, a], [hidden, keras.layers.Dense(2)(y), y])
-        pairs = [(x, x[:, :2]) for x in sequences()]
-        result = to_tflite(
-            model, tmp_path, ["float32"], window=15, calibration=pairs
-        )["float32"]
-        assert [t.name for t in result.inputs] == ["b", "a"]
-        assert len(result.outputs) == 3
+        # To two days of three numbers.
+        ahead = layers.Reshape((2, 3))(layers.Dense(6, activation="gelu")(y))
+        sequence, *states = keras_mgrade.MGrade(
+            5, kernel_size=2, max_delay=4, return_state=True
+        )(b)
+        both = layers.Concatenate()([y, layers.Dense(2)(c)])
+        cells = layers.LSTM(4, return_state=True)(h)
+        model = keras.Model(
+            inputs,
+            [hidden, layers.Dense(2)(both), ahead, sequence, *states, *cells],
+        )
+        x = sequences(3, 15)
+        tokens = np.random.default_rng(0).integers(0, 7, (3, 15))
+        rows = [x, x[..., :2], tokens, x[..., 1:4]]
+        results = to_tflite(
+            model,
+            tmp_path,
+            ["float32", "mixed"],
+            window=15,
+            calibration=list(zip(*rows, strict=True)),
+        )
+        result = results["float32"]
+        assert [t.name for t in result.inputs] == list(shapes)
+        assert [t.dtype for t in result.inputs] == ["float32"] * 2 + [
+            "int32",
+            "float32",
+        ]
+        assert result.inputs[-1].shape == (1, 3)
+        values = [*(row[:1] for row in rows[:3]), rows[3][:1, -1]]
+        found = self.run(result, *values)
+        for i, wanted in enumerate(model(values)):
+            wanted = keras.ops.convert_to_numpy(wanted)
+            answer = found[f"output_{i}"]
+            assert answer.shape == wanted.shape, i
+            np.testing.assert_allclose(answer, wanted, atol=1e-5)
 
     def test_layers(self, tmp_path):
-        from ai_edge_litert.interpreter import Interpreter
-
         branches = {
             **{k: RECURRENT[k] for k in ("gru", "simple")},
             **{k: CONVOLUTIONS[k] for k in ("tcn", "depthwise")},
@@ -457,8 +521,7 @@ class TestWindow:
         model = side_by_side(branches)
         result = to_tflite(model, tmp_path, ["float32"], window=20)["float32"]
         x = sequences(1, 20)
-        interpreter = Interpreter(str(result.path))
-        found = interpreter.get_signature_runner("serving_default")(input=x)
+        found = self.run(result, x)
         for i, wanted in enumerate(model(x)):
             wanted = keras.ops.convert_to_numpy(wanted)
             answer = found[f"output_{i}"]

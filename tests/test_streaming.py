@@ -351,6 +351,9 @@ def test_any_layer_passes_after_time_is_gone(head, rng):
     model = sequential(
         gru(),
         HEADS[head](),
+        # Its states are not those of the stream.
+        layers.RepeatVector(3),
+        layers.LSTM(4),
         layers.Reshape((2, 2)),
         layers.Flatten(),
         layers.LayerNormalization(),

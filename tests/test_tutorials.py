@@ -82,3 +82,27 @@ def test_what_delays_learn(tmp_path):
         assert 0 < float(values) <= 38 * 64
     picture = tmp_path / "what_delays_learn.png"
     assert picture.stat().st_size > 10_000
+
+
+def test_keyword_to_microcontroller(tmp_path):
+    printed = run_fast("keyword_to_microcontroller.py", "--output", tmp_path)
+    rows = re.findall(
+        r"^(Keras|LiteRT|TFLite Micro), (.+?) +([\d.]+)% +([\d.]+)%(.*)$",
+        printed,
+        re.M,
+    )
+    assert [f"{runtime}, {what}" for runtime, what, *_ in rows] == [
+        "Keras, whole clips",
+        "LiteRT, float32",
+        "TFLite Micro, float32",
+        "LiteRT, mixed",
+        "TFLite Micro, mixed",
+    ]
+    # 24 clips: none may get another answer in float, and two in mixed.
+    assert [float(row[3]) for row in rows[:3]] == [0, 0, 0]
+    assert all(float(row[3]) < 9 for row in rows[3:])
+    sizes = [int(row[4].split()[0].replace(",", "")) for row in rows[1:]]
+    assert sizes[0] == sizes[1] > 2 * sizes[2] == 2 * sizes[3]
+    assert (tmp_path / "bundle" / "self_test.c").is_file()
+    picture = tmp_path / "keyword_to_microcontroller.png"
+    assert picture.stat().st_size > 10_000

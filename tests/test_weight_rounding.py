@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from keras_mgrade.export.rounding import LEVELS, round_kernel
+from keras_mgrade.export.moments import Moments, taps_of
+from keras_mgrade.export.rounding import LEVELS, round_kernel, round_taps
 
 
 def moments_of(x):
@@ -67,3 +68,39 @@ def test_inputs_that_never_move(rng):
     rounded = round_kernel(rng.normal(size=(4, 24)), moments_of(x))
     assert np.isfinite(rounded).all()
     assert np.isfinite(round_kernel(rounded, np.zeros((24, 24)))).all()
+
+
+def test_taps_on_a_slow_signal(rng):
+    """It is nearly the same at all taps: their weights have to add up."""
+    kernel = np.zeros((1, 20, 1, 6))
+    for channel in range(6):
+        # Their number differs, and so do their delays.
+        taps = rng.choice(20, channel, replace=False)
+        kernel[0, taps, 0, channel] = rng.normal(size=channel)
+    order, counts = taps_of(kernel)
+    assert counts.tolist() == list(range(6))
+    slow = np.cumsum(rng.normal(size=(3, 500)), axis=1).repeat(2, axis=0)
+    moments = Moments(order, order.shape[1])
+    windows = [slow[:, t : t + 20].T for t in range(480)]
+    for window in windows:
+        # Three channels are read, two outputs each.
+        moments.add(window[None, :, None, ::2])
+    rounded = round_taps(kernel, moments.mean())
+    np.testing.assert_array_equal(rounded == 0, kernel == 0)
+    x = np.stack(windows)
+    for channel in range(1, 6):
+        wanted = x[..., channel] @ kernel[0, :, 0, channel]
+        found = x[..., channel] @ rounded[0, :, 0, channel]
+        step = np.abs(kernel[..., channel]).max() / LEVELS
+        nearest = np.round(kernel[0, :, 0, channel] / step) * step
+        off = np.abs(x[..., channel] @ nearest - wanted).mean()
+        assert np.abs(found - wanted).mean() <= off
+        whole = rounded[0, :, 0, channel] / step
+        np.testing.assert_allclose(whole, np.round(whole), atol=1e-9)
+    # With one tap there is nothing to make up for; with several there is.
+    five = x[..., 5] @ (kernel - rounded)[0, :, 0, 5]
+    step = np.abs(kernel[..., 5]).max() / LEVELS
+    nearest = np.round(kernel[0, :, 0, 5] / step) * step
+    assert np.std(five) < 0.6 * np.std(
+        x[..., 5] @ (kernel[0, :, 0, 5] - nearest)
+    )

@@ -4,21 +4,23 @@
         --calibration=x.npy --precision=mixed
     python -m keras_mgrade.export check model.tflite
 
-`python -m keras_mgrade.export --help` lists the flags.
+The calibration of a model with several inputs is a `.npz` file, see
+`calibration_file.read`. `python -m keras_mgrade.export --help` lists the flags.
 """
 
+import pathlib
 import sys
 
-import numpy as np
 from absl import flags
 
+from keras_mgrade.export import bundle, calibration_file, container
 from keras_mgrade.export.convert import to_tflite
 from keras_mgrade.export.inspection import check
 from keras_mgrade.export.options import PRECISIONS
 
 USAGE = (
     "python -m keras_mgrade.export convert MODEL.keras FILE.tflite [flags]\n"
-    "python -m keras_mgrade.export check FILE [flags]\n"
+    "python -m keras_mgrade.export check FILE [--calibration=SEQUENCES]\n"
 )
 
 
@@ -33,8 +35,10 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "calibration",
         None,
-        ".npy file of real sequences, (n, time, features). Every precision "
-        "but float32 needs it; `check` runs the first one.",
+        ".npy file of real sequences, (n, time, features); for several inputs "
+        "a .npz file of such arrays by the inputs' names, or without names "
+        "(arr_0, arr_1) in their order. Every precision but float32 needs it; "
+        "`check` runs the first one, of a .tflite file only.",
         **own,
     )
     flags.DEFINE_enum(
@@ -109,31 +113,67 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = {"convert": 2, "check": 1}
     if len(words) != wanted.get(command):
         return _refuse(f"usage:\n{USAGE}", 2)
-    try:
-        sequences = None
-        if values.calibration is not None:
-            sequences = np.load(values.calibration, allow_pickle=False)
-        if command == "check":
-            first = None if sequences is None else sequences[0]
-            print(check(words[0], first))
-            return 0
-        result = to_tflite(
-            *words,
-            precision=values.precision,
-            calibration=sequences,
-            state_dtype=values.state_dtype,
-            state_io=values.state_io,
-            delay_line=values.delay_line,
-            window=values.window,
-            proof_steps=values.proof_steps,
+    given = {name for name in values if values[name].present}
+    unused = given - {"calibration"} if command == "check" else set()
+    if unused:
+        return _refuse(f"`check` has no use for {sorted(unused)}", 2)
+    if {"window", "bundle"} <= given:
+        return _refuse(
+            "--bundle is for microcontrollers and --window for phones: leave "
+            "one of them out",
+            2,
         )
-        print(result)
-        if values.bundle is not None:
-            result.save_bundle(values.bundle)
-            print(f"bundle: {values.bundle}")
+    try:
+        {"check": _check, "convert": _convert}[command](values, *words)
     except (EOFError, ImportError, OSError, RuntimeError, ValueError) as error:
         return _refuse(f"error: {error}", 1)
     return 0
+
+
+def _check(values: flags.FlagValues, path: str) -> None:
+    first = None
+    if values.calibration is not None:
+        arrays = calibration_file.read(values.calibration)
+        first = {name: array[0] for name, array in arrays.items()}
+    print(check(path, first))
+
+
+def _convert(values: flags.FlagValues, model: str, path: str) -> None:
+    # What is wrong here is told before the minutes that a conversion takes.
+    if values.bundle is not None:
+        _check_bundle(values.bundle, path)
+    sequences = None
+    if values.calibration is not None:
+        config = container.read_config(pathlib.Path(model))
+        sequences = calibration_file.sequences(
+            calibration_file.read(values.calibration),
+            container.input_names(config),
+        )
+    result = to_tflite(
+        model,
+        path,
+        precision=values.precision,
+        calibration=sequences,
+        state_dtype=values.state_dtype,
+        state_io=values.state_io,
+        delay_line=values.delay_line,
+        window=values.window,
+        proof_steps=values.proof_steps,
+    )
+    print(result)
+    if values.bundle is not None:
+        result.save_bundle(values.bundle)
+        print(f"bundle: {values.bundle}")
+
+
+def _check_bundle(folder: str, path: str) -> None:
+    place = bundle.check_folder(folder, "bundle").resolve()
+    file = pathlib.Path(path).resolve()
+    if file in (place, *place.parents):
+        raise ValueError(
+            "Expected `bundle` to be a folder beside the file. Received: "
+            f"bundle={folder!r}, file {path!r}"
+        )
 
 
 def _refuse(text: str, status: int) -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import pathlib
 import shutil
 import tempfile
@@ -47,12 +48,7 @@ def save_bundle(result: Any, folder: str | pathlib.Path) -> None:
     Raises:
         ValueError: If the file has changed since it was proved.
     """
-    folder = pathlib.Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(
-            "Expected `folder` to be a folder, or not to exist yet. "
-            f"Received: folder={str(folder)!r}"
-        )
+    folder = check_folder(folder)
     whole = _as_proved(result)
     data = _for_the_board(whole)
     vectors = _golden(result)
@@ -68,6 +64,31 @@ def save_bundle(result: Any, folder: str | pathlib.Path) -> None:
         (made / "README.md").write_text(text.readme(result, vectors))
         for name in FILES:
             (made / name).replace(folder / name)
+
+
+def check_folder(
+    folder: str | os.PathLike, argument: str = "folder"
+) -> pathlib.Path:
+    """The path of a folder that is there or can be made.
+
+    Args:
+        folder: The path.
+        argument: What the caller's argument is called.
+
+    Raises:
+        ValueError: If a file is in its way, or nothing can be written there.
+    """
+    path = pathlib.Path(folder)
+    there = next(p for p in (path, *path.parents) if os.path.lexists(p))
+    free = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    # An empty text would be the current folder, whose README is another.
+    if not free or not os.fspath(folder):
+        raise ValueError(
+            f"Expected `{argument}` to be a folder, or not to exist yet, with "
+            "no file in its way and the right to write there. Received: "
+            f"{argument}={os.fspath(folder)!r}"
+        )
+    return path
 
 
 def _as_proved(result: Any) -> bytes:

@@ -70,11 +70,17 @@ def convert_all(job: dict[str, Any]) -> dict[str, Any]:
     )
 
     options = Options(**job["options"])
-    stream, timed = load_stream(job["model"], job["modules"])
+    stream, axes = load_stream(job["model"], job["modules"])
     if options.window is None:
         model, layouts = device.device_form(stream, options.delay_line)
+    elif axes is None:
+        raise ValueError(
+            "Expected `model` to be the trained model itself where `window` is "
+            "given: a step model does not show which answers there are for "
+            f"every step. Received: window={options.window}, a step model"
+        )
     else:
-        layouts, model = [], window.Window(stream, options.window, timed)
+        layouts, model = [], window.Window(stream, options.window, axes)
     count = len(stream.inputs) - len(streaming.state_specs(stream))
     samples = stream.inputs[:count]
     shapes = [tuple(t.shape[1:]) for t in samples]
@@ -92,15 +98,13 @@ def convert_all(job: dict[str, Any]) -> dict[str, Any]:
         calibration.check_rows([columns], shapes)
     columns = [c.astype(t.dtype) for c, t in zip(columns, samples, strict=True)]
     if options.precisions != ("float32",):
-        floats = [t.dtype == "float32" for t in samples]
-        calibration.check_moves(
-            [c for c, moves in zip(columns, floats, strict=True) if moves],
-            [t.name for t in samples if t.dtype == "float32"],
-        )
+        calibration.check_moves(columns, [t.name for t in samples])
     proved_on = prove.proof_columns(columns, options.proof_steps)
     converted = lite.convert(model, layouts, columns, options)
     if options.window is None:
-        reference = prove.keras_outputs(stream, proved_on)
+        reference = prove.keras_outputs(stream, count)(proved_on)
+    else:
+        cases = prove_window.windows(stream, proved_on, options.window, axes)
     results = {}
     for precision, data in converted.files.items():
         path = pathlib.Path(job["paths"][precision])
@@ -108,9 +112,7 @@ def convert_all(job: dict[str, Any]) -> dict[str, Any]:
         if options.window is None:
             proof = prove.prove(path, precision, proved_on, reference)
         else:
-            proof = prove_window.prove(
-                path, precision, stream, proved_on, options.window, timed
-            )
+            proof = prove_window.prove(path, precision, cases)
         made = describe.describe(
             path,
             precision,
@@ -124,7 +126,7 @@ def convert_all(job: dict[str, Any]) -> dict[str, Any]:
     return results
 
 
-def load_stream(path: str, modules: list[str]) -> tuple[Any, list[bool]]:
+def load_stream(path: str, modules: list[str]) -> tuple[Any, Any]:
     """The step model of the model in a `.keras` file, batch size 1.
 
     Args:
@@ -132,8 +134,8 @@ def load_stream(path: str, modules: list[str]) -> tuple[Any, list[bool]]:
         modules: Modules that define the model's layers.
 
     Returns:
-        The step model, and for each answer whether the model in the file
-        gives one at every step (as a step model does) or only the last.
+        The step model, and the `TimeAxes` of the model in the file; `None`
+        if that is a step model, which does not show them.
 
     Raises:
         ValueError: If a module cannot be imported or the model cannot run as
@@ -142,6 +144,7 @@ def load_stream(path: str, modules: list[str]) -> tuple[Any, list[bool]]:
     import keras
 
     from keras_mgrade import streaming
+    from keras_mgrade.export import prepare
 
     for module in modules:
         try:
@@ -158,17 +161,18 @@ def load_stream(path: str, modules: list[str]) -> tuple[Any, list[bool]]:
     except (TypeError, zipfile.BadZipFile) as error:
         raise ValueError(
             "Expected `model` to be loadable from a .keras file. Register "
-            "its layers with keras.saving.register_keras_serializable and "
-            f"put them into a module on the path. Received: {_gist(error)}"
+            "its layers and functions with "
+            "keras.saving.register_keras_serializable, put them into a module "
+            "on the path, and import that before you call to_tflite: a file "
+            "does not say where a function is from. Received: "
+            f"{_gist(error)}"
         ) from error
-    _compute_in_float32(model)
+    prepare.compute_in_float32(model)
+    prepare.name_scopes(model)
     operations = getattr(model, "operations", [])
     if not any(isinstance(op, streaming.Step) for op in operations):
-        timed = [
-            len(y.shape) > 2 or (len(y.shape) == 2 and y.shape[1] is None)
-            for y in model.outputs
-        ]
-        return streaming.streaming_model(model, batch_size=1), timed
+        stream, axes = streaming.stream_and_axes(model, batch_size=1)
+        return prepare.input_types(stream), axes
     batches = {t.shape[0] for t in model.inputs}
     if batches != {1}:
         raise ValueError(
@@ -176,28 +180,13 @@ def load_stream(path: str, modules: list[str]) -> tuple[Any, list[bool]]:
             "with streaming_model(model, batch_size=1), or give the trained "
             f"model itself. Received: batch sizes {sorted(batches, key=str)}"
         )
-    answers = len(model.outputs) - len(streaming.state_specs(model))
-    return model, [True] * answers
+    return prepare.input_types(model), None
 
 
 def _gist(error: Exception) -> str:
     """The telling line of an error of Keras, which prints the whole model."""
     found = re.search(r"Could not locate [^.]*", str(error))
     return found.group(0) if found else str(error).split("\n", 1)[0]
-
-
-def _compute_in_float32(model: Any) -> None:
-    """Undo mixed precision: the device computes in float32 or int8."""
-    for layer in model._flatten_layers():
-        if layer.variable_dtype != "float32":
-            raise ValueError(
-                "Expected `model` to have float32 weights. Make it under the "
-                "dtype policy 'float32' or a mixed one and copy the weights. "
-                f"Received: layer {layer.name!r} with dtype policy "
-                f"{layer.dtype_policy.name!r}"
-            )
-        if layer.compute_dtype != "float32":
-            layer.dtype_policy = "float32"
 
 
 if __name__ == "__main__":

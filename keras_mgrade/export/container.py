@@ -3,7 +3,10 @@
 import json
 import pathlib
 import zipfile
+from collections.abc import Iterator
 from typing import Any
+
+import keras
 
 # A `.keras` file holds its weights as they are; what is to grow more than this
 # many times was made to fill the memory.
@@ -90,25 +93,85 @@ def modules_of(config: dict[str, Any]) -> list[str]:
         ValueError: If a class was defined in a script.
     """
     modules = set()
+    for value in _objects(config):
+        name, module = value.get("registered_name"), value.get("module")
+        # Keras leaves the module out for what a script itself defines.
+        if name and "class_name" in value and module in (None, "__main__"):
+            raise _of_a_script(value["class_name"], name)
+        if name and module:
+            modules.add(str(module))
+    return _others(modules)
 
-    def visit(value: Any) -> None:
-        if isinstance(value, dict):
-            name, module = value.get("registered_name"), value.get("module")
-            # Keras leaves the module out for what a script itself defines.
-            if name and "class_name" in value and module in (None, "__main__"):
-                raise ValueError(
-                    "Expected the layers of `model` to come from modules that "
-                    "can be imported, since the conversion runs in a process "
-                    f"of its own. Move {value['class_name']!r} out of the "
-                    "script into a module. Received: "
-                    f"registered_name={name!r}"
-                )
-            if name and module:
-                modules.add(str(module))
-            value = list(value.values())
-        if isinstance(value, list):
-            for item in value:
-                visit(item)
 
-    visit(config)
-    return sorted(m for m in modules if m.split(".")[0] != "keras")
+def input_names(config: dict[str, Any]) -> list[str] | None:
+    """Names of the inputs of a functional model, in its order.
+
+    Args:
+        config: What `read_config` gives.
+
+    Returns:
+        The names, or `None` where the configuration does not list them.
+    """
+    inner = config.get("config")
+    listed = inner.get("input_layers") if isinstance(inner, dict) else None
+    if not isinstance(listed, list) or not listed:
+        return None
+    # A single input is not in a list of its own.
+    entries = [listed] if isinstance(listed[0], str) else listed
+    names = [e[0] for e in entries if isinstance(e, list) and e]
+    whole = len(names) == len(entries)
+    return names if whole and all(isinstance(n, str) for n in names) else None
+
+
+def modules_of_functions(config: dict[str, Any]) -> list[str]:
+    """Modules that define the registered functions of a model.
+
+    A `.keras` file names the function but not its module; this process knows
+    it if it has imported it.
+
+    Args:
+        config: What `read_config` gives.
+
+    Returns:
+        The modules' names, without Keras's own.
+
+    Raises:
+        ValueError: If a function was defined in a script.
+    """
+    modules = set()
+    for value in _objects(config):
+        name = value.get("config")
+        if value.get("class_name") != "function" or not isinstance(name, str):
+            continue
+        found = keras.saving.get_registered_object(name)
+        module = getattr(found, "__module__", None)
+        if module == "__main__":
+            raise _of_a_script(found.__name__, name)
+        if module:
+            modules.add(module)
+    return _others(modules)
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """All dictionaries in a configuration, from the outside in."""
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _objects(item)
+
+
+def _of_a_script(name: str, registered_name: str) -> ValueError:
+    return ValueError(
+        "Expected the layers and functions of `model` to come from modules "
+        "that can be imported, since the conversion runs in a process of its "
+        f"own. Move {name!r} out of the script into a module. "
+        f"Received: registered_name={registered_name!r}"
+    )
+
+
+def _others(modules: set[str]) -> list[str]:
+    # Functions, whose own module a file does not name, are of "builtins".
+    known = ("keras", "builtins")
+    return sorted(m for m in modules if m.split(".")[0] not in known)

@@ -7,14 +7,13 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 from keras_mgrade import validation
 from keras_mgrade.export import calibration as calibrations
-from keras_mgrade.export import container
+from keras_mgrade.export import container, process
 from keras_mgrade.export import options as option
 from keras_mgrade.export import result as results
 from keras_mgrade.export.child import OUTCOME
@@ -42,8 +41,8 @@ def to_tflite(
     end, is in the result.
 
     The conversion runs in a process of its own and needs TensorFlow there,
-    whatever backend this process uses. Layers of your own must be registered
-    and importable.
+    whatever backend this process uses. Layers and
+    functions of your own must be registered and importable.
 
     Example:
 
@@ -57,7 +56,8 @@ def to_tflite(
 
     Args:
         model: A model that `streaming_model` accepts, a step model made by
-            it, or the path of a `.keras` file with either.
+            it, or the path of a `.keras` file with either. Float inputs are
+            float32 in the file, those that only `Embedding` reads int32.
         path: Where to write the file. With several precisions it must contain
             `{precision}`.
         precision: `"float32"`; `"mixed"`, int8 weights and activations, delay
@@ -69,8 +69,10 @@ def to_tflite(
             `"mixed"`.
         calibration: Real input sequences, an array (n, time, features) or a
             list of (time, features) arrays; a list of tuples of arrays for a
-            model with several inputs. Every step is run a few times: some
-            thousand steps are plenty. They set the ranges of quantised files
+            model with several inputs. Some of all that the device will meet
+            (data often lie sorted by class): what is louder than all of it
+            is cut off. Every step is run a few times: some thousand steps are
+            plenty. They set the ranges of quantised files
             and are what the file is proved on, repeated if they are shorter.
             Defaults to `None`, which checks a `"float32"` file on noise.
         state_dtype: Recurrent states of `"mixed"`: `"float32"`, or `"int16"`
@@ -87,8 +89,10 @@ def to_tflite(
             layers of whole delays (`snap_delays`). Defaults to `"graph"`.
         window: Steps of a window: the file then takes a whole one, (1,
             window, features), from a fresh start and has no states, and
-            `"mixed"` is int8 weights and all else in float32. For phones.
-            Defaults to `None`.
+            `"mixed"` is int8 weights and all else in float32. What has no
+            time axis in the trained model has none in the file. For phones:
+            any built-in operator will do. Needs the trained model, not its
+            step model. Defaults to `None`.
         proof_steps: Over how many steps the file is compared with Keras.
             Defaults to `10_000`.
 
@@ -98,7 +102,8 @@ def to_tflite(
 
     Raises:
         ValueError: If an argument does not fit, or the model needs an
-            operator that TFLite Micro does not have.
+            operator that TFLite Micro does not have (for a window: that is
+            not built into TFLite).
         ImportError: If TensorFlow is not installed.
         RuntimeError: If the conversion failed or the file did not reproduce
             the Keras stream: float32 to 1e-4 of the largest output, mixed
@@ -121,6 +126,7 @@ def to_tflite(
     )
     wanted = list(options.precisions)
     paths = {p: _target(path, p, len(wanted) > 1) for p in wanted}
+    _spare_the_model(model, paths)
     columns = _check_calibration(model, calibration, wanted)
     with tempfile.TemporaryDirectory(prefix="keras_mgrade_") as folder:
         work = pathlib.Path(folder)
@@ -130,7 +136,7 @@ def to_tflite(
         made = {p: work / f"{p}.tflite" for p in wanted}
         job = {
             "model": str(saved),
-            "modules": container.modules_of(container.read_config(saved)),
+            "modules": _modules(saved),
             "calibration": None
             if columns is None
             else str(work / "calibration.npz"),
@@ -167,6 +173,15 @@ def _target(
             f"Received: path={text!r}"
         )
     return target
+
+
+def _spare_the_model(model: Any, paths: dict[str, pathlib.Path]) -> None:
+    if isinstance(model, (str, os.PathLike)) and os.path.exists(model):
+        if any(p.exists() and p.samefile(model) for p in paths.values()):
+            raise ValueError(
+                "Expected `path` to be another file than the model, which it "
+                f"would replace. Received: path={os.fspath(model)!r}"
+            )
 
 
 def _check_calibration(
@@ -212,26 +227,24 @@ def _save_model(model: Any, folder: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def _modules(saved: pathlib.Path) -> list[str]:
+    """What the other process must import before it loads the model."""
+    config = container.read_config(saved)
+    found = container.modules_of(config)
+    return [*found, *container.modules_of_functions(config)]
+
+
 def _run_child(folder: pathlib.Path, job: dict[str, Any]) -> dict[str, Any]:
     """Start the conversion and return its results by precision."""
     job_path = folder / "job.json"
     job_path.write_text(json.dumps(job))
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "tensorflow",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        # The converter has no use for an accelerator.
-        "CUDA_VISIBLE_DEVICES": "-1",
-        # Whatever this process can import, that one can.
-        "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path),
-    }
     done = subprocess.run(
-        # -P: the current folder must not come before this process's path.
-        [
-            *(sys.executable, "-P", "-m", "keras_mgrade.export.child"),
-            str(job_path),
-        ],
-        env=environment,
+        process.command("child", str(job_path)),
+        env=process.environment(
+            KERAS_BACKEND="tensorflow",
+            # The converter has no use for an accelerator.
+            CUDA_VISIBLE_DEVICES="-1",
+        ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -10,11 +10,15 @@ from keras_mgrade.export.gates import SLOW_GATE
 from keras_mgrade.export.golden import golden_steps
 from keras_mgrade.export.interface import StateLayout, read_interface
 from keras_mgrade.export.options import Options
-from keras_mgrade.export.prove import Proof
+from keras_mgrade.export.prove import Deviation, Proof
 from keras_mgrade.export.result import TFLiteFile, TFLiteModel
 
 # Values a state of a type can take; float states have no step to speak of.
 _LEVELS = {"int8": 255, "int16": 65_535}
+
+# Of the output's rms: tolerances of golden vectors are twice what the runtimes
+# differ by, and beyond this a board passes with answers that mean little.
+WEAK_GOLDEN = 0.1
 
 
 def describe(
@@ -35,7 +39,10 @@ def describe(
         states=tuple(layouts),
         gates=gates,
         state_io=options.state_io,
-        warnings=tuple(_warnings(precision, options, layouts, gates)),
+        warnings=(
+            *_warnings(precision, options, layouts, gates),
+            *_apart(proof.deviations),
+        ),
         sample=[]
         if options.window
         else [column[:steps].tolist() for column in columns],
@@ -132,3 +139,17 @@ def _warnings(
             "precision='mixed'."
         )
     return found
+
+
+def _apart(deviations: tuple[Deviation, ...]) -> list[str]:
+    """A warning where the two runtimes do not agree well on a file."""
+    return [
+        f"TFLite Micro and LiteRT are {d.rms:.0%} of the output's rms apart on "
+        "this file: the golden vectors of a bundle must allow that much, and "
+        "a board may pass them with answers that are as far off. Compare with "
+        "precision='float32'."
+        for d in deviations
+        if d.runtime == "TFLM beside LiteRT"
+        and d.rms is not None
+        and d.rms > WEAK_GOLDEN
+    ]

@@ -215,12 +215,16 @@ def _column_slices(model, op, target: int) -> dict[int, tuple] | None:
 
 
 def weights(model, op) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel (outputs, inputs) and bias of a product."""
+    """Kernel and bias of a product, or of a convolution channel by channel.
+
+    That is (outputs, inputs), or (1, height, width, outputs).
+    """
     read = fb.inputs_of(op)
     kernel = fb.constant(model, read[1])
     if len(read) > 2:
         return kernel, fb.constant(model, read[2])
-    return kernel, np.zeros(len(kernel), np.float32)
+    axis = 0 if fb.operator_name(model, op) == PRODUCT else -1
+    return kernel, np.zeros(kernel.shape[axis], np.float32)
 
 
 def set_weights(model, op, source: int, kernel, bias) -> None:

@@ -1,34 +1,34 @@
 """Check a file of unknown origin, in a process that it may bring down."""
 
+import contextlib
 import json
 import os
 import pathlib
 import subprocess
-import sys
 import threading
 from typing import Any
 
-import numpy as np
-
+from keras_mgrade import validation
 from keras_mgrade.export import calibration as calibrations
-from keras_mgrade.export import flatbuffer as fb
-from keras_mgrade.export import operators
-from keras_mgrade.export.container import modules_of, read_config
-from keras_mgrade.export.result import TFLiteFile, file_from_json, to_json
+from keras_mgrade.export import process
+from keras_mgrade.export.result import TFLiteFile, file_from_json
 
-# A step takes microseconds; what runs longer than this does not end.
+# A step takes microseconds, in a large model milliseconds: what runs longer
+# than this, and than this for every step that was asked for, does not end.
 SECONDS = 60.0
+SECONDS_A_STEP = 0.1
 
 
 def check(
-    path: str | os.PathLike, sequence: Any = None, steps: int = 256
+    path: str | os.PathLike, sequence: Any = None, steps: int | None = None
 ) -> TFLiteFile | str:
     """Look at a `.tflite` or `.keras` file without trusting it.
 
     A `.tflite` file is verified and run in LiteRT and TFLite Micro, whose
-    outputs are compared; a `.keras` file is loaded and made a stream. All of
-    it happens in a process of its own, which stays for the next file: a file
-    that crashes or never ends costs that process and nothing else.
+    outputs are compared; that of a whole window in LiteRT alone. A `.keras`
+    file is loaded and made a stream. All of it happens in a process of its
+    own, which stays for the next file: a file that crashes or never ends
+    costs that process and nothing else.
 
     Example:
 
@@ -38,10 +38,11 @@ def check(
 
     Args:
         path: The file.
-        sequence: Input of a `.tflite` file, an array (time, features), or a
-            list of them for several inputs. Defaults to `None`, which is
-            noise.
-        steps: How much noise. Defaults to `256`.
+        sequence: Input of a `.tflite` file, an array (time, features); for
+            several inputs a list of them in order, or a dictionary by name.
+            Defaults to `None`, which is noise, and zeros for tokens.
+        steps: How many steps of noise, for a `.tflite` file without a
+            `sequence`. Defaults to `None`, which is 256.
 
     Returns:
         For a `.tflite` file what was found; prints as a table. For a `.keras`
@@ -49,26 +50,52 @@ def check(
 
     Raises:
         ValueError: If the file is broken, has operators or states that do not
-            work, or brought the process down.
+            work, or brought the process down, or if an argument does not fit.
+        ImportError: If LiteRT is not installed.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
+    if not isinstance(path, (str, os.PathLike)) or not os.path.isfile(path):
         raise ValueError(
-            f"Expected `path` to be a file. Received: path={str(path)!r}"
+            f"Expected `path` to be a file. Received: path={path!r}"
         )
-    columns = None
+    if sequence is not None and steps is not None:
+        raise ValueError(
+            "Expected `sequence`, or `steps` of noise in its place, not both. "
+            f"Received: steps={steps}"
+        )
+    long, columns = 0, None
+    if steps is not None:
+        steps = long = validation.positive_integer("steps", steps)
     if sequence is not None:
-        columns = (
-            sequence if isinstance(sequence, (list, tuple)) else [sequence]
-        )
-        columns = [np.asarray(c, np.float32).tolist() for c in columns]
+        columns, long = _columns(sequence)
     answer = _WORKER.ask(
-        {"path": str(path.resolve()), "columns": columns, "steps": steps}
+        {
+            "path": str(pathlib.Path(path).resolve()),
+            "columns": columns,
+            "steps": steps,
+        },
+        SECONDS + SECONDS_A_STEP * long,
     )
     if "error" in answer:
-        raise ValueError(answer["error"])
+        kind = ImportError if answer.get("missing") else ValueError
+        raise kind(answer["error"])
     found = answer["result"]
     return found if isinstance(found, str) else file_from_json(found)
+
+
+def _columns(sequence: Any) -> tuple[list[Any] | dict[str, Any], int]:
+    """Sequences as plain lists, in order or by name, and their length."""
+    if isinstance(sequence, dict):
+        names, given = list(sequence), list(sequence.values())
+    else:
+        names = None
+        given = sequence if isinstance(sequence, (list, tuple)) else [sequence]
+    arrays = [calibrations.numeric(column, "sequence") for column in given]
+    calibrations.check_rows([arrays], None, "sequence")
+    columns = [array.tolist() for array in arrays]
+    length = len(columns[0]) if columns else 0
+    if names is not None:
+        return dict(zip(names, columns, strict=True)), length
+    return columns, length
 
 
 class Worker:
@@ -78,12 +105,19 @@ class Worker:
         self._process = None
         self._lock = threading.Lock()
 
-    def ask(self, job: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a job; an error in it, if it ended the process."""
+    def ask(self, job: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """The answer to a job; an error in it, if it ended the process.
+
+        Args:
+            job: The arguments of `look.look_at`.
+            seconds: After how long the process is ended.
+        """
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._start()
-            timer = threading.Timer(SECONDS, self._process.kill)
+            seconds = min(seconds, threading.TIMEOUT_MAX)
+            late = threading.Event()
+            timer = threading.Timer(seconds, self._end, [late])
             timer.start()
             try:
                 self._process.stdin.write(json.dumps(job) + "\n")
@@ -97,24 +131,27 @@ class Worker:
                 raise
             finally:
                 timer.cancel()
-            if line:
-                return json.loads(line)
-            return {"error": self._how_it_ended(job)}
+            # An answer without its end is that of a process that died.
+            if line.endswith("\n"):
+                answer = json.loads(line)
+            elif late.is_set():
+                answer = {"error": _too_long(job, seconds)}
+            else:
+                answer = {"error": self._how_it_ended(job)}
+            if late.is_set():
+                self.stop()
+            return answer
+
+    def _end(self, late: threading.Event) -> None:
+        late.set()
+        self._process.kill()
 
     def _start(self) -> None:
         self.stop()
         reading, writing = os.pipe()
-        environment = {
-            **os.environ,
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path),
-        }
         self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-P", "-m", "keras_mgrade.export.worker"),
-                str(writing),
-            ],
-            env=environment,
+            process.command("worker", str(writing)),
+            env=process.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -130,7 +167,7 @@ class Worker:
         if status < 0:
             how = f"signal {-status}"
         if status == -9:
-            how += f" (after {SECONDS:.0f} s, or for want of memory)"
+            how += " (for want of memory, perhaps)"
         return (
             "Expected a file that can be run, but this one ended the process "
             f"that ran it, with {how}. Do not use it. Received: "
@@ -142,68 +179,19 @@ class Worker:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self._process.stdin.close()
+            # What it was not told any more is still to be written.
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
             self._answers.close()
             self._process = None
 
 
+def _too_long(job: dict[str, Any], seconds: float) -> str:
+    return (
+        "Expected a file that comes to its end, but this one ran for longer "
+        f"than {seconds:g} s and was stopped. Give it fewer steps; if it takes "
+        f"as long then, do not use it. Received: path={job['path']!r}"
+    )
+
+
 _WORKER = Worker()
-
-
-def look_at(
-    path: str, columns: list[Any] | None, steps: int
-) -> str | dict[str, Any]:
-    """What `check` finds, in the process that may die of it."""
-    file = pathlib.Path(path)
-    with open(file, "rb") as opened:
-        head = opened.read(8)
-    if head[:2] == b"PK" or file.suffix == ".keras":
-        return _look_at_keras(file)
-    return to_json(_look_at_tflite(file, columns, steps))
-
-
-def _look_at_keras(path: pathlib.Path) -> str:
-    from keras_mgrade.export.child import load_stream
-    from keras_mgrade.memory import stream_report
-
-    # Importing what an untrusted file names would run it.
-    own = [
-        module
-        for module in modules_of(read_config(path))
-        if module.split(".")[0] == "keras_mgrade"
-    ]
-    stream, _ = load_stream(str(path), own)
-    return str(stream_report(stream))
-
-
-def _look_at_tflite(
-    path: pathlib.Path, columns: list[Any] | None, steps: int
-) -> TFLiteFile:
-    from keras_mgrade.export import describe, prove
-    from keras_mgrade.export.interpreters import LiteRTRunner, TFLMRunner
-
-    # Before any runtime sees the file.
-    model = fb.load(path.read_bytes(), path.name)
-    operators.check_operators(model)
-    lite = LiteRTRunner(path)
-    shapes = [tuple(t.shape[1:]) for t in lite.samples]
-    if columns is None:
-        columns = calibrations.noise(shapes, steps)
-    columns = [
-        # What is no quantised number stays what it is, a token perhaps.
-        np.asarray(c, "float32" if t.scale else t.dtype)
-        for c, t in zip(columns, lite.samples, strict=True)
-    ]
-    calibrations.check_rows([columns], shapes)
-    outputs = prove.run(lite, columns)
-    deviations, arena, note = [], (None, None), ""
-    try:
-        micro = TFLMRunner(path)
-    except ImportError as error:
-        note = f"not run: {error}"
-    else:
-        found = prove.run(micro, columns)
-        deviations = [prove.deviation("TFLM beside LiteRT", found, outputs)]
-        arena = prove.arena_bytes(micro)
-    proof = prove.Proof(tuple(deviations), *arena, note, lite.step_time())
-    return describe.describe_file(path, proof)

@@ -60,7 +60,16 @@ WAYS_OUT: dict[str, str] = {
     "'gelu'",
     "Erf": "train with 'relu', 'silu', 'tanh' or 'hard_silu' instead of 'gelu'",
     "WHILE": "export the step model, which has no loop",
-    "SELECT": "train with 'relu', 'elu', 'silu' or 'tanh'",
+    # What activations that compare are made of.
+    **dict.fromkeys(
+        (
+            "SELECT EQUAL NOT_EQUAL GREATER GREATER_EQUAL LESS LESS_EQUAL "
+            "LOGICAL_AND LOGICAL_NOT LOGICAL_OR"
+        ).split(),
+        "train with 'relu', 'elu', 'silu' or 'tanh', which compare nothing",
+    ),
+    "CAST": "declare inputs that are numbers as float32, give an Embedding an "
+    "input of its own, keras.Input(..., dtype='int32'), and leave casts out",
 }
 
 
@@ -114,16 +123,16 @@ def check_operators(model) -> None:
         return
     names = {problem.split()[0] for problem in problems}
     advice = [WAYS_OUT[name] for name in WAYS_OUT if name in names]
-    refuse(problems, advice)
+    refuse(problems, advice, "TFLite Micro runs")
 
 
-def refuse(problems: list[str], advice: list[str]) -> None:
-    """Raise the error about operators outside of the table."""
+def refuse(problems: list[str], advice: list[str], which: str) -> None:
+    """Raise the error about operators that are not among `which`."""
     ways = "; ".join(dict.fromkeys(advice)) or (
         "build the model from operators on the list "
         "`keras_mgrade.export.operators.SUPPORTED`"
     )
     raise ValueError(
-        "Expected `model` to need only operators that TFLite Micro runs. "
+        f"Expected `model` to need only operators that {which}. "
         f"What to do: {ways}. Received: operators={problems}"
     )

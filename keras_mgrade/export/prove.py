@@ -6,10 +6,12 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from keras_mgrade.export.calibration import Columns
 from keras_mgrade.export.interpreters import LiteRTRunner, TFLMRunner
 
 # Float32: of the output's largest magnitude; other orders of the same sums,
@@ -97,11 +99,19 @@ def ends_of(steps: int) -> int:
     return max(1, min(ENDS, steps // 2))
 
 
-def keras_outputs(stream: Any, columns: list[np.ndarray]) -> list[np.ndarray]:
-    """Outputs of the Keras stream over a sequence, one graph call in all."""
+def keras_outputs(stream: Any, count: int) -> Callable[[Columns], Columns]:
+    """The Keras stream over a sequence, one graph call in all.
+
+    Args:
+        stream: The Keras step model.
+        count: How many of its inputs are no states.
+
+    Returns:
+        A function that takes an array (steps, ...) for each input and gives
+        one for each answer. It is traced once for each number of steps.
+    """
     import tensorflow as tf
 
-    count = len(columns)
     starts = [tf.zeros(t.shape, t.dtype) for t in stream.inputs[count:]]
     answers = stream.outputs[: len(stream.outputs) - len(starts)]
 
@@ -124,8 +134,11 @@ def keras_outputs(stream: Any, columns: list[np.ndarray]) -> list[np.ndarray]:
         )
         return [w.stack() for w in written]
 
-    outputs = run([tf.constant(column) for column in columns])
-    return [np.asarray(output)[:, 0] for output in outputs]
+    def outputs(columns):
+        found = run([tf.constant(column) for column in columns])
+        return [np.asarray(output)[:, 0] for output in found]
+
+    return outputs
 
 
 def deviation(

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 
 from keras_mgrade.export import flatbuffer as fb
-from keras_mgrade.export.fold import PRODUCT
+from keras_mgrade.export import moments as moments_of
 from keras_mgrade.export.interface import read_interface
 from keras_mgrade.export.kept import make_state
 
@@ -20,7 +20,8 @@ class Statistics:
     Attributes:
         ranges: (smallest, largest value).
         means: Mean of every element over the steps, flat.
-        moments: Of what matrix products read: mean of `x x^T`.
+        moments: By the names of outputs of operators with weights: mean of
+            `x x^T` of what they read, see `moments`.
     """
 
     ranges: Ranges
@@ -80,10 +81,8 @@ def stream_statistics(
     low = np.full(len(watched), np.inf)
     high = np.full(len(watched), -np.inf)
     sums = [0.0 for _ in watched]
-    moments = {
-        i: np.zeros((np.prod(fb.shape_of(graph.tensors[i])),) * 2)
-        for i in _read_by_products(model)
-    }
+    moments = moments_of.watch(model)
+    reads = {id(found): (index, found) for index, found in moments.values()}
     for step in zip(*columns, strict=True):
         for index, sample in zip(samples_at, step, strict=True):
             interpreter.set_tensor(index, sample[None])
@@ -94,9 +93,8 @@ def stream_statistics(
         low = np.minimum(low, [v.min() for v in values])
         high = np.maximum(high, [v.max() for v in values])
         sums = [s + v for s, v in zip(sums, values, strict=True)]
-        for index, total in moments.items():
-            x = np.ravel(interpreter.get_tensor(index)).astype(np.float64)
-            total += np.outer(x, x)
+        for index, found in reads.values():
+            found.add(interpreter.get_tensor(index))
         for state in states:
             state.write(interpreter.get_tensor(state.after.index))
     names = [fb.text(graph.tensors[i].name) for i in watched]
@@ -115,19 +113,8 @@ def stream_statistics(
         name: np.ravel(total) / len(columns[0])
         for name, total in zip(names, sums, strict=True)
     }
-    moments = {
-        fb.text(graph.tensors[i].name): total / len(columns[0])
-        for i, total in moments.items()
-    }
-    return Statistics(ranges, means, moments)
-
-
-def _read_by_products(model) -> set[int]:
-    return {
-        fb.inputs_of(op)[0]
-        for op in model.subgraphs[0].operators
-        if fb.operator_name(model, op) == PRODUCT
-    }
+    mean_moments = {name: m.mean() for name, (_, m) in moments.items()}
+    return Statistics(ranges, means, mean_moments)
 
 
 def _float_activations(model) -> list[int]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_mgrade.export import flatbuffer as fb
 from keras_mgrade.export import fold
+from keras_mgrade.export.moments import taps_of
 from keras_mgrade.export.ranges import Statistics
 
 LEVELS = 127
@@ -24,11 +25,11 @@ DAMPING = 0.01
 def round_weights(
     data: bytes, statistics: Statistics, one_scale: Collection[int] = ()
 ) -> bytes:
-    """Put the kernels of all matrix products on their grid of eight bits.
+    """Put the kernels of products and of taps on their grid of eight bits.
 
     Args:
         data: Float32 model with unique names.
-        statistics: Of its tensors; moments of what products read.
+        statistics: Of its tensors.
         one_scale: Positions, in the list of operators, of products whose
             kernels have one scale and not one a row. Defaults to `()`.
 
@@ -38,22 +39,29 @@ def round_weights(
     model = fb.load(data)
     graph = model.subgraphs[0]
     for number, op in enumerate(graph.operators):
-        if fb.operator_name(model, op) != fold.PRODUCT:
+        output = fb.text(graph.tensors[fb.outputs_of(op)[0]].name)
+        if output not in statistics.moments:
             continue
+        moments = statistics.moments[output]
         source = fb.inputs_of(op)[0]
-        if not all(fb.is_constant(model, i) for i in fb.inputs_of(op)[1:]):
-            continue
-        name = fb.text(graph.tensors[source].name)
+        mean = statistics.means[fb.text(graph.tensors[source].name)]
         kernel, bias = fold.weights(model, op)
-        rounded = round_kernel(
-            kernel.astype(np.float64),
-            statistics.moments[name],
-            number in one_scale,
-        )
+        if moments.ndim == 2:
+            rounded = round_kernel(
+                kernel.astype(np.float64), moments, number in one_scale
+            )
+            off = (kernel - rounded) @ mean
+        else:
+            rounded = round_taps(kernel.astype(np.float64), moments)
+            channels = mean.reshape(kernel.shape[1] * kernel.shape[2], -1)
+            several = kernel.shape[-1] // channels.shape[-1]
+            channels = np.repeat(channels, several, axis=1)
+            errors = (kernel - rounded).reshape(channels.shape)
+            off = (errors * channels).sum(axis=0)
         # Nothing in, nothing out: a product without a bias keeps to that,
         # since what follows (a logarithm) may look at silence closely.
         if np.any(bias):
-            bias = bias + (kernel - rounded) @ statistics.means[name]
+            bias = bias + off
         fold.set_weights(model, op, source, rounded, bias)
     return fb.dump(model)
 
@@ -86,6 +94,30 @@ def round_kernel(
             for row, top in zip(kernel, largest, strict=True)
         ]
     )
+
+
+def round_taps(kernel: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """The same for a convolution channel by channel.
+
+    A slow signal is nearly the same at all taps: what counts is their sum.
+
+    Args:
+        kernel: `(1, height, width, channels)`.
+        moments: `(channels, taps, taps)`, of the values at the taps.
+
+    Returns:
+        The kernel; each channel has its own step, and no new taps.
+    """
+    order, counts = taps_of(kernel)
+    rows = kernel.reshape(-1, kernel.shape[-1]).T
+    rounded = np.zeros_like(rows)
+    for channel, (places, count) in enumerate(zip(order, counts, strict=True)):
+        if count:
+            used = places[:count]
+            rounded[channel, used] = round_kernel(
+                rows[channel, used][None], moments[channel, :count, :count]
+            )[0]
+    return rounded.T.reshape(kernel.shape)
 
 
 def _round_row(row, step, moments, power):

@@ -17,6 +17,7 @@ from keras_mgrade.export.lines import LineStep
 from keras_mgrade.layers.keras_steps import step_of
 from keras_mgrade.layers.min_gru import MinGRU
 from keras_mgrade.layers.temporal_pooling import TemporalPooling
+from keras_mgrade.step_graph import keeps_time
 
 
 class Window:
@@ -25,32 +26,41 @@ class Window:
     Args:
         stream: A model from `streaming_model`, batch size 1.
         length: Steps of the window.
-        timed: For each answer of the stream, whether the trained model gives
-            one at every step; else it gives the last one only.
+        axes: Which inputs and answers of the trained model have a time axis.
 
     Attributes:
-        inputs: `(1, length, ...)` for each input of the trained model.
-        outputs: For each answer `(1, length, ...)` or `(1, ...)`.
+        inputs: For each input `(1, length, ...)` or, without a time axis,
+            `(1, ...)`.
+        outputs: The same for each answer.
     """
 
-    def __init__(self, stream: keras.Model, length: int, timed: list[bool]):
-        self._stream, self._length, self._timed = stream, length, timed
+    def __init__(
+        self, stream: keras.Model, length: int, axes: streaming.TimeAxes
+    ):
+        self._stream, self._length, self._axes = stream, length, axes
         self._forms = {
             id(operation): device.form(operation, False)
             for operation in stream.operations
         }
-        count = len(stream.inputs) - len(streaming.state_specs(stream))
-        self.inputs = [
-            keras.KerasTensor((1, length, *t.shape[1:]), t.dtype, name=t.name)
-            for t in stream.inputs[:count]
-        ]
-        self.outputs = [
-            keras.KerasTensor((1, length, *t.shape[1:]), t.dtype)
-            for t in stream.outputs[: len(timed)]
+        self.inputs = self._with_time(stream.inputs, axes.inputs)
+        self.outputs = self._with_time(stream.outputs, axes.answers)
+
+    def _with_time(self, tensors, timed):
+        return [
+            keras.KerasTensor(
+                (1, self._length, *t.shape[1:]) if every else t.shape,
+                t.dtype,
+                name=t.name,
+            )
+            # The states, which come after, are left out.
+            for t, every in zip(tensors, timed, strict=False)
         ]
 
     def __call__(self, values: list[Any]) -> list[Any]:
-        rows = [ops.squeeze(value, 0) for value in values]
+        rows = [
+            ops.squeeze(value, 0) if timed else value
+            for value, timed in zip(values, self._axes.inputs, strict=True)
+        ]
         # Nothing reads the states, but the graph has a place for each.
         states = self._stream.inputs[len(rows) :]
         flat = self._stream._run_through_graph(
@@ -58,36 +68,52 @@ class Window:
             operation_fn=lambda operation: operation,
             call_fn=self._call,
         )
-        answers = keras.tree.flatten(flat)[: len(self._timed)]
         return [
-            ops.expand_dims(y if timed else y[-1], 0)
-            for y, timed in zip(answers, self._timed, strict=True)
+            ops.expand_dims(y, 0) if timed else y
+            for y, timed in zip(
+                keras.tree.flatten(flat), self._axes.answers, strict=False
+            )
         ]
 
     def _call(self, operation, *arguments, **keywords):
         form = self._forms[id(operation)]
-        states = getattr(operation, "state_specs", [])
-        if not states:
+        layer = getattr(operation, "layer", None)
+        if keywords.get("timeless") or step_of(layer) is None:
             return form(*arguments, **keywords)
-        y = self._over_time(form, arguments[0][0])
-        return [y, *(y for _ in states)]
+        stateful = bool(operation.state_specs)
+        if stateful:
+            y, states = self._over_time(form, arguments[0][0])
+        else:
+            y = form(*arguments, **keywords)
+        x_t = operation._inbound_nodes[0].input_tensors[0]
+        if not keeps_time(layer, x_t):
+            y = y[-1:]
+        return [y, *states] if stateful else y
 
     def _over_time(self, form, x):
-        """All steps of a layer with states, `(time, channels)` to the same."""
-        if isinstance(form, LineStep):
-            return form.over_time(x)
+        """All steps of a layer with states, and the states after the last.
+
+        From `(time, channels)` to the same and to a list of `(1, ...)`.
+        """
         layer = form.layer
+        if isinstance(form, LineStep):
+            ((_, (steps, _), _),) = form.state_specs
+            line = ops.pad(x, [[steps, 0], [0, 0]])[-steps:]
+            return form.over_time(x), [line[None]]
         if isinstance(layer, MinGRU):
             z, candidate = layer.cell.gates(x)
-            return recurrence(1 - z, z * candidate)
+            y = recurrence(1 - z, z * candidate)
+            return y, [y[-1:]]
         if isinstance(layer, TemporalPooling):
-            return self._pooled(layer, x)
+            y = self._pooled(layer, x)
+            # It does not give its states out.
+            return y, [y[-1:] for _ in form.state_specs]
         stepped = step_of(layer)
         states, rows = stepped.get_initial_state(1), []
         for t in range(self._length):
             y_t, states = stepped.step(x[t : t + 1], states)
             rows.append(y_t)
-        return ops.concatenate(rows, axis=0)
+        return ops.concatenate(rows, axis=0), states
 
     def _pooled(self, layer, x):
         if layer.mode == "mean":

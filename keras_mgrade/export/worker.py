@@ -9,11 +9,13 @@ too, to the file descriptor FD: runtimes print on the standard ones.
 import json
 import os
 import sys
-import traceback
 from typing import Any
 
 # What a job may take beyond what the process has when it begins, in bytes.
 MEMORY = 3 << 30
+
+# What no file can do without, and is not to blame for.
+LITERT = "ai_edge_litert"
 
 
 def main(arguments: list[str]) -> int:
@@ -34,16 +36,23 @@ def main(arguments: list[str]) -> int:
 
 
 def _answer(job: dict[str, Any]) -> dict[str, Any]:
-    from keras_mgrade.export import inspection
+    from keras_mgrade.export import look
 
     try:
-        return {"result": inspection.look_at(**job)}
+        return {"result": look.look_at(**job)}
     # Whatever a broken file raises is an answer about it.
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+        module = getattr(error, "name", None) or ""
+        if isinstance(error, ImportError) and module.startswith(LITERT):
+            text = f"{error}. To check a file, install keras_mgrade[tflite]"
+            return {"error": text, "missing": True}
         kind = type(error).__name__
-        message = str(error) if kind == "ValueError" else f"{kind}: {error}"
-        return {"error": message or kind, "at": f"{last.name}"}
+        if kind == "ValueError":
+            return {"error": str(error)}
+        return {
+            "error": "Expected a file that can be loaded and run on its input. "
+            f"Received: path={job['path']!r} ({kind}: {error})"
+        }
 
 
 def _limit_memory() -> None:
@@ -56,7 +65,9 @@ def _limit_memory() -> None:
     # Runtimes reserve far more than they use: room for them, too.
     used = pages * resource.getpagesize()
     limit = used + MEMORY + (8 << 30)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    _, allowed = resource.getrlimit(resource.RLIMIT_AS)
+    if allowed == resource.RLIM_INFINITY or limit < allowed:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 if __name__ == "__main__":
