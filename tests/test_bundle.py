@@ -15,9 +15,9 @@ from keras_mgrade import export
 from keras_mgrade.export import __main__ as command_line
 from keras_mgrade.export import bundle, bundle_text, flatbuffer
 from keras_mgrade.export.operators import SUPPORTED
-from test_export import RUNNERS, sequences, tensorflow_only
+from test_export import RUNNERS, once, sequences
 
-pytestmark = [exports.pytestmark, tensorflow_only]
+pytestmark = [exports.pytestmark, once]
 needs_compiler = pytest.mark.skipif(
     shutil.which("cc") is None or shutil.which("c++") is None,
     reason="no C compiler `cc` and `c++` on the path",

@@ -11,9 +11,9 @@ import test_export as exports
 from keras_mgrade import export
 from keras_mgrade.export import __main__ as command_line
 from keras_mgrade.export import flatbuffer, inspection
-from test_export import sequences, tensorflow_only
+from test_export import once, sequences
 
-pytestmark = [exports.pytestmark, tensorflow_only]
+pytestmark = [exports.pytestmark, once]
 
 
 def tokens_and_features():

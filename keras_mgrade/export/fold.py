@@ -228,10 +228,12 @@ def weights(model, op) -> tuple[np.ndarray, np.ndarray]:
 
 
 def set_weights(model, op, source: int, kernel, bias) -> None:
-    """Let a product read `source` with this kernel and bias."""
+    """Let an operator read `source` with this kernel and bias."""
     slots = [source, _add_constant(model, kernel)]
-    # Most products have no bias in the file if it is zero.
-    slots.append(_add_constant(model, bias) if np.any(bias) else -1)
+    # A product has no bias in the file if it is zero; a convolution must.
+    optional = fb.operator_name(model, op) == PRODUCT
+    kept = np.any(bias) or not optional
+    slots.append(_add_constant(model, bias) if kept else -1)
     op.inputs = np.array(slots, np.int32)
 
 

@@ -5,9 +5,9 @@ forget: increments smaller than half a step vanish. So the operators that
 update it have float32, or 16 bits, and so have the sums (skips) beside them.
 Normalisations, whose statistics span too wide a range, stay in float32, as do
 running sums and operators of which TFLite Micro has no quantised form, with
-all between them and the samples, whose products get 16 bits. All are found by
-walking the graph from the state outputs and from RSQRT; names of tensors mean
-nothing.
+all between them and the samples, whose products get 16 bits, as does a product
+that makes an answer of what is not in eight. All are found by walking the graph
+from the state outputs and from RSQRT; names of tensors mean nothing.
 """
 
 from keras_mgrade.export.graph import (
@@ -82,6 +82,8 @@ def apart(
             after = outputs[tensor.name]
             updates |= state_update(graph, tensor.index, after)
     sums = _sums_beside(graph, kept | updates)
+    answers = {t.index for t in interface.outputs if t.name not in roles}
+    products |= _last_products(graph, answers, kept | updates | sums)
     bits = None if state_dtype == "float32" else 16
     return (
         dict.fromkeys(sums | updates, bits)
@@ -124,6 +126,26 @@ def _from_samples(
     if not sources <= samples:
         return set(), set()
     return chain - products, products
+
+
+def _last_products(
+    graph: Graph, answers: set[int], apart: set[int]
+) -> set[int]:
+    """Products that alone make an answer of what is not in eight bits.
+
+    An answer in eight bits has 256 values, a forecast of temperature steps of
+    half a degree; between float operators sixteen cost no conversion more.
+    """
+    last: set[int] = set()
+    for index in answers:
+        chain = upstream(graph, index)
+        ends = {graph.producer.get(i) for n in chain for i in graph.inputs(n)}
+        products = (ends | {graph.producer.get(index)}) - chain - {None}
+        for n in products if len(products) == 1 else ():
+            before = {graph.producer.get(i) for i in graph.inputs(n)}
+            if graph.names[n] == "FULLY_CONNECTED" and chain | before <= apart:
+                last.add(n)
+    return last
 
 
 def _readers_of_accumulator(graph: Graph, index: int) -> set[int]:
