@@ -10,7 +10,6 @@ import pathlib
 import keras
 import numpy as np
 
-import keras_mgrade
 from tasks import activity, download_digits, hapt, keywords, read_clips
 
 NORMALIZATIONS = ("batch", "layer")
@@ -29,9 +28,15 @@ class Words:
         self.recordings, self.test = train, test
         self.classes = int(train.y.max()) + 1
 
-    def make_model(self, normalization, seed):
+    def make_model(self, normalization, seed, units=32, body=None):
+        """`body` makes layers that stand where the mGRADE ones do."""
         keras.utils.set_random_seed(seed)
-        return keywords.make_model(self.classes, normalization=normalization)
+        return keywords.make_model(
+            self.classes,
+            body and body(),
+            units=units,
+            normalization=normalization,
+        )
 
     def train(self, model, seed):
         keywords.train(model, self.recordings, self.epochs, seed, verbose=2)
@@ -51,6 +56,10 @@ class Words:
             labels = np.full(len(x), -1)
             labels[-1] = y
             yield x, labels
+
+    def windows(self):
+        """The test set as windows of one length, and their labels."""
+        return self.test.x, self.test.y
 
     def calibration(self):
         return keywords.calibration(self.recordings)
@@ -99,10 +108,15 @@ class Activity:
         self.recordings = hapt.load("train")
         self.test = hapt.load("test")
 
-    def make_model(self, normalization, seed):
+    def make_model(self, normalization, seed, units=32, body=None):
+        """`body` makes layers that stand where the mGRADE ones do."""
         keras.utils.set_random_seed(seed)
         return activity.make_model(
-            self.settings, normalization=normalization, delay_regularizer=None
+            self.settings,
+            body and body(),
+            units=units,
+            normalization=normalization,
+            delay_regularizer=None,
         )
 
     def train(self, model, seed):
@@ -125,8 +139,39 @@ class Activity:
         for recording in self.test:
             yield recording.signal, recording.labels
 
+    def windows(self):
+        """The test set as windows of one length, and their labels."""
+        return self.test.windows()
+
     def calibration(self):
         return activity.calibration(self.recordings, 500)
+
+
+class Behind:
+    """A task as the layers behind the front end of a trained model see it.
+
+    Args:
+        task: The task.
+        model: A finished model of it.
+
+    Attributes:
+        model: The model without its front end.
+    """
+
+    def __init__(self, task, model):
+        self._task, self._heard = task, task.front_end(model)
+        self._streams = [(self._heard(x), y) for x, y in task.streams()]
+        self.model = without_front_end(model)
+
+    def streams(self):
+        return self._streams
+
+    def windows(self):
+        x, y = self._task.windows()
+        return np.stack([self._heard(window) for window in x]), y
+
+    def calibration(self):
+        return [self._heard(x) for x in self._task.calibration()]
 
 
 TASKS = {"activity": Activity, "digits": digits, "keywords": twelve_words}
@@ -135,17 +180,24 @@ TASKS = {"activity": Activity, "digits": digits, "keywords": twelve_words}
 def without_front_end(model):
     """The blocks and what follows them, with the same weights."""
     layers = list(model.layers)
-    while not isinstance(layers[0], keras_mgrade.MGrade):
+    # Front ends are made of these, and no block is.
+    front = (keras.layers.InputLayer, keras.layers.Dense)
+    while isinstance(layers[0], (*front, keras.layers.Activation)):
         layers.pop(0)
     channels = layers[0].input.shape[-1]
     return keras.Sequential([keras.Input((None, channels)), *layers])
 
 
 def trained(folder, name, task, normalization, seed=0):
-    """The finished model: from a file, or trained and put there."""
+    """Where the finished model lies: there already, or trained now."""
     path = pathlib.Path(folder) / f"{name}_{normalization}_{seed}.keras"
+    return kept(path, task, seed, lambda: task.make_model(normalization, seed))
+
+
+def kept(path, task, seed, make):
+    """`path`, after a model of `make` was trained unless it was before."""
     if not path.is_file():
-        model = task.make_model(normalization, seed)
+        model = make()
         task.train(model, seed)
         part = path.with_suffix(".part.keras")
         task.finished(model).save(part)

@@ -77,10 +77,11 @@ def front_end(samples, settings):
     return share * ((1 - TURNS) * GAIN) + turns
 
 
-def make_model(settings, **changes):
+def make_model(settings, body=None, **changes):
     """Output of `front_end` in, at every step the logits of six activities.
 
-    `changes` are arguments of `MGrade` that differ.
+    `body` are layers instead of the mGRADE ones, `changes` are arguments of
+    `MGrade` that differ.
     """
     price = None
     if settings.delay_price:
@@ -94,14 +95,18 @@ def make_model(settings, **changes):
         "delay_regularizer": price,
         **changes,
     }
-    return keras.Sequential(
-        [
-            keras.Input((None, len(hapt.CHANNELS))),
+    if body is None:
+        body = [
             # Delay lines of six raw channels cost a fifth of 32.
             keras_mgrade.MGrade(
                 **block, convolution_on_input=True, name="block_1"
             ),
             keras_mgrade.MGrade(**block, name="block_2"),
+        ]
+    return keras.Sequential(
+        [
+            keras.Input((None, len(hapt.CHANNELS))),
+            *body,
             keras.layers.Dense(len(hapt.CLASS_NAMES), name="activity"),
         ]
     )

@@ -163,12 +163,13 @@ def with_front_end(body):
     return model
 
 
-def make_model(classes=12, **changes):
+def make_model(classes=12, body=None, **changes):
     """Raw frames in, one answer after the last of them out.
 
-    `changes` are arguments of `MGrade` that differ.
+    `body` are layers instead of the mGRADE ones, `changes` are arguments of
+    `MGrade` that differ.
     """
-    body = mgrade_classifier(
+    model = mgrade_classifier(
         BANDS,
         classes,
         max_delay=32,
@@ -181,7 +182,11 @@ def make_model(classes=12, **changes):
             **changes,
         },
     )
-    return with_front_end(body)
+    if body is not None:
+        *_, logits, pool = model.layers
+        frames = keras.Input((None, BANDS))
+        model = keras.Sequential([frames, *body, logits, pool])
+    return with_front_end(model)
 
 
 class Shaken(keras.utils.PyDataset):

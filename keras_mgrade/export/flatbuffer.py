@@ -121,6 +121,7 @@ def load(data: bytes, source: str = "data"):
     s = schema()
     try:
         model = s.ModelT.InitFromObj(s.Model.GetRootAs(data, 0))
+        _take_in(model, data)
         _check_references(model)
     except (
         AttributeError,
@@ -137,6 +138,23 @@ def load(data: bytes, source: str = "data"):
             f"export it again. Received: {source}, {len(data)} bytes"
         ) from error
     return model
+
+
+def _take_in(model, data: bytes) -> None:
+    """Put values that lie behind the flatbuffer into it, as small files do.
+
+    The quantiser writes those of larger models there (256 kB), where they are
+    not seen with the rest.
+    """
+    for buffer in model.buffers:
+        # 0 and 1 stand for none.
+        if buffer.offset <= 1:
+            continue
+        end = buffer.offset + buffer.size
+        if end > len(data):
+            raise IndexError(f"values at {buffer.offset} to {end}")
+        buffer.data = np.frombuffer(data[buffer.offset : end], np.uint8)
+        buffer.offset = buffer.size = 0
 
 
 def _check_references(model) -> None:

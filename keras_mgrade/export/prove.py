@@ -243,6 +243,21 @@ def arena_bytes(runner: TFLMRunner) -> tuple[int, int]:
     Returns:
         `(bytes in use, bytes that are enough for the setup)`.
     """
+    parts = arena_parts(runner)
+    everything, moving = runner.tensor_counts()
+    planning = 40 * moving + 32 * everything
+    needed = parts["tail"] + max(parts["head"], planning) + 64
+    return parts["total"], needed
+
+
+def arena_parts(runner: TFLMRunner) -> dict[str, int]:
+    """What the arena holds by kind, in bytes.
+
+    Returns:
+        `"head"`: values of tensors, where those that are never there together
+        share a place; `"tail"`: what describes tensors and operators, larger
+        with 64-bit pointers than on a microcontroller; `"total"`.
+    """
     # It reports on the C stderr only.
     sys.stderr.flush()
     with tempfile.TemporaryFile() as report:
@@ -264,7 +279,4 @@ def arena_bytes(runner: TFLMRunner) -> tuple[int, int]:
             "TFLite Micro did not report its arena; another version of its "
             f"wheel may be installed. Its report: {text[:500]!r}"
         )
-    total, head, tail = (int(found.group(1)) for found in sizes.values())
-    everything, moving = runner.tensor_counts()
-    planning = 40 * moving + 32 * everything
-    return total, tail + max(head, planning) + 64
+    return {part: int(found.group(1)) for part, found in sizes.items()}
