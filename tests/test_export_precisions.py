@@ -348,6 +348,17 @@ def test_a_state_that_only_a_product_reads(tmp_path):
         assert not found.steps or found.rms < RMS["mixed"]
 
 
+def test_a_large_model(tmp_path):
+    """Above 256 kB the quantiser puts values behind the flatbuffer."""
+    x = keras.Input((None, 5))
+    h = keras_mgrade.MinGRU(48, return_sequences=True)(x)
+    model = keras.Model(x, keras.layers.Dense(5600)(h))
+    result = to_tflite(model, tmp_path, ["mixed"], proof_steps=40)["mixed"]
+    assert 1 << 18 < result.content["weights"] < result.bytes
+    for found in result.deviations[:2]:
+        assert not found.steps or found.rms < RMS["mixed"]
+
+
 def test_names_that_c_or_tensorflow_does_not_take(tmp_path):
     keras.utils.set_random_seed(0)
     x = h = keras.Input((None, 5), name="3d accel-x")

@@ -153,7 +153,8 @@ def _take_in(model, data: bytes) -> None:
         end = buffer.offset + buffer.size
         if end > len(data):
             raise IndexError(f"values at {buffer.offset} to {end}")
-        buffer.data = np.frombuffer(data[buffer.offset : end], np.uint8)
+        # Not a copy: many may claim the same bytes.
+        buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
         buffer.offset = buffer.size = 0
 
 
