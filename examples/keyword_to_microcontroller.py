@@ -5,7 +5,7 @@ MB), trains a recogniser that listens to the microphone's own samples, converts
 it, holds the files against Keras on speakers that it never heard, and writes
 what a firmware needs: `out/keyword_to_microcontroller/bundle`.
 
-    python examples/keyword_to_microcontroller.py          # some ten minutes
+    python examples/keyword_to_microcontroller.py          # some four minutes
     python examples/keyword_to_microcontroller.py --fast   # a minute, offline
 """
 
@@ -204,7 +204,7 @@ def draw(path, model, file, test, logits):
         below.set(xlabel="time (s)", ylim=(-0.05, 1.05))
     axes[0, 0].set_ylabel("band")
     axes[1, 0].set_ylabel("share of the word")
-    axes[1, 0].legend(loc="upper left")
+    axes[1, 0].legend(loc="lower right")
     figure.savefig(path, dpi=120)
 
 
