@@ -99,16 +99,17 @@ def _content(model, size: int) -> dict[str, int]:
 
 
 def _scales(model) -> int:
-    """Bytes of the scales and zero points of all tensors."""
-    total = 0
+    """Bytes of the scales and zero points of all tensors, as written."""
+    vectors = set()
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             q = tensor.quantization
-            if q is not None and q.scale is not None:
-                total += np.asarray(q.scale).nbytes
-            if q is not None and q.zeroPoint is not None:
-                total += np.asarray(q.zeroPoint).nbytes
-    return total
+            for values in (q.scale, q.zeroPoint) if q is not None else ():
+                if values is not None:
+                    values = np.asarray(values)
+                    # `flatbuffer.dump` writes equal vectors once.
+                    vectors.add((values.dtype.str, values.tobytes()))
+    return sum(len(data) for _, data in vectors)
 
 
 def _warnings(
