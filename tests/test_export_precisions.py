@@ -427,6 +427,9 @@ def test_calibration_that_stands_still_is_refused(model, tmp_path):
     still[:, :, [1, 3]] = 0.25
     with pytest.raises(ValueError, match=r"stay what they are: \[1, 3\]"):
         to_tflite(model, tmp_path, ["int8"], calibration=still)
+    # In float32 it sets no ranges.
+    result = to_tflite(model, tmp_path, ["float32"], calibration=still)
+    assert result["float32"].gates == {}
     for single in (still[0, :1], np.zeros(1, "int32")):
         with pytest.raises(ValueError, match="1 step for the input 'x'"):
             calibration.check_moves([single], ["x"])

@@ -23,7 +23,7 @@ class Converted:
     Attributes:
         files: The files' contents by precision.
         gates: The mean of the slowest gate of each recurrent state that has
-            gates, over the calibration; empty without one.
+            gates, over the calibration; empty where all is float32.
     """
 
     files: dict[str, bytes]

@@ -20,6 +20,10 @@ class Options:
     window: int | None = None
     proof_steps: int = 10_000
 
+    def __post_init__(self):
+        # From JSON it comes as a list, which equals no tuple.
+        object.__setattr__(self, "precisions", tuple(self.precisions))
+
 
 def check(precision: str | Sequence[str], **options: Any) -> Options:
     """The options of a conversion.

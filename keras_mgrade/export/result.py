@@ -92,7 +92,7 @@ class TFLiteModel(TFLiteFile):
         states: How each state of the Keras stream lies in the file.
         gates: For each recurrent state with gates the mean of its slowest
             gate over the calibration; its reciprocal is a time constant in
-            steps.
+            steps. Empty where float32 alone was asked for.
         state_io: `"explicit"` or `"internal"`.
         warnings: What to watch for.
         sample: For each input the first steps of the stream that the file
