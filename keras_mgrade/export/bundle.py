@@ -156,7 +156,7 @@ def _header(result: Any) -> str:
         outputs=len(answers),
         states=len([t for t in result.inputs if t.name in states]),
         state_bytes=sum(t.bytes for t in kept),
-        internal=int(result.state_io == "internal"),
+        internal=len(result.states) if result.state_io == "internal" else 0,
     )
 
 
