@@ -96,6 +96,10 @@ def test_files(results, kind):
         assert 0 <= arena - 1.1 * result.arena_needed < 16
     readme = (folder / "README.md").read_text()
     assert str(result) in readme
+    for name, tensor in (("SAMPLE", "inputs"), ("ANSWER", "outputs")):
+        (count,) = getattr(result, tensor)[0].shape[1:]
+        assert f"MGRADE_{name}_VALUES {count}\n" in header
+    assert "ai-edge-litert " in readme
     # Which loop is to be taken, and how many variables it must make.
     inside = int(re.search(r"INTERNAL_STATES (\d+)", header)[1])
     assert inside == (kind == "internal") * result.operators.count("VAR_HANDLE")

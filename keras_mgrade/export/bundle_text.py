@@ -1,8 +1,10 @@
 """What a bundle's generated files say."""
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterable
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,10 @@ extern const unsigned int g_model_size;
 #define KERAS_MGRADE_INPUTS {inputs}
 #define KERAS_MGRADE_OUTPUTS {outputs}
 #define KERAS_MGRADE_STATES {states}
+/* Values of all samples, and of all answers, of one step. */
+#define KERAS_MGRADE_SAMPLE_VALUES {sample_values}
+#define KERAS_MGRADE_ANSWER_VALUES {answer_values}
+/* Bytes of all states but delay lines that the program holds. */
 #define KERAS_MGRADE_STATE_BYTES {state_bytes}
 /* How many states the file keeps inside, in resource variables. */
 #define KERAS_MGRADE_INTERNAL_STATES {internal}
@@ -127,6 +133,8 @@ _GOLDEN = """\
 
 #include <stdint.h>
 
+#include "model.h"
+
 enum {{
   KERAS_MGRADE_INT8,
   KERAS_MGRADE_INT16,
@@ -147,9 +155,6 @@ typedef struct {{
 #define KERAS_MGRADE_GOLDEN_INPUTS {inputs}
 #define KERAS_MGRADE_GOLDEN_OUTPUTS {outputs}
 #define KERAS_MGRADE_GOLDEN_STATES {states}
-/* Values of all samples, and of all answers, of one step. */
-#define KERAS_MGRADE_SAMPLE_VALUES {sample}
-#define KERAS_MGRADE_ANSWER_VALUES {answer}
 
 {arrays}
 #endif /* KERAS_MGRADE_GOLDEN_H_ */
@@ -194,8 +199,6 @@ def golden(groups: dict[str, list[Vector]], steps: int) -> str:
     return _GOLDEN.format(
         steps=steps,
         arrays="\n".join(arrays),
-        sample=sum(v.size for v in groups["inputs"]),
-        answer=sum(v.size for v in groups["outputs"]),
         **{kind: len(vectors) for kind, vectors in groups.items()},
     )
 
@@ -290,6 +293,15 @@ loop is yours.
    of an integer at least."""
 
 
+def _runtimes() -> str:
+    """The runtimes that are installed here, with their versions."""
+    found = []
+    for name in ("ai-edge-litert", "tflite-micro"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    return " and ".join(found) or "no runtime at hand"
+
+
 def readme(result: Any, vectors: Any) -> str:
     """The text of `README.md`."""
     warnings = "".join(f"- {text}\n" for text in result.warnings)
@@ -308,7 +320,7 @@ A step of a stream for TFLite Micro, made and proved by keras_mgrade.
 
 {loop}
 
-What was proved:
+What was proved, with {_runtimes()}:
 
 ```
 {result}
