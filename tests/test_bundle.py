@@ -94,7 +94,16 @@ def test_files(results, kind):
     if result.arena_bytes is not None:
         assert result.arena_bytes < result.arena_needed
         assert 0 <= arena - 1.1 * result.arena_needed < 16
-    assert str(result) in (folder / "README.md").read_text()
+    readme = (folder / "README.md").read_text()
+    assert str(result) in readme
+    for name, tensor in (("SAMPLE", "inputs"), ("ANSWER", "outputs")):
+        (count,) = getattr(result, tensor)[0].shape[1:]
+        assert f"MGRADE_{name}_VALUES {count}\n" in header
+    assert "ai-edge-litert " in readme
+    # Which loop is to be taken, and how many variables it must make.
+    inside = int(re.search(r"INTERNAL_STATES (\d+)", header)[1])
+    assert inside == (kind == "internal") * result.operators.count("VAR_HANDLE")
+    assert (inside > 0) == ("MicroResourceVariables" in readme)
 
 
 needs_tflm = pytest.mark.skipif(
@@ -225,9 +234,11 @@ def test_golden_vectors_hold(results, kind, runner, tmp_path):
     status, (_, wrong, first, worst, *_) = run(broken)
     assert (status, wrong, first) == (1, 1, 7) and worst > 1.25
     broken[7, 1] = np.nan
-    assert run(broken)[0] == 1
-    status, (steps, *_) = run(answers[:10])
-    assert status == 1 and steps == 11
+    status, (_, wrong, first, worst, *_) = run(broken)
+    assert (status, wrong, first) == (1, 1, 7) and np.isnan(worst)
+    # A step that failed is told from one that came out wrong.
+    status, (steps, wrong, first, *_) = run(answers[:10])
+    assert (status, steps, wrong, first) == (2, 11, 0, -1)
 
 
 @needs_compiler

@@ -178,6 +178,7 @@ def test_calibration_files_that_are_none(tmp_path, capsys):
             assert done.status == 1, words
             assert text in done.err and "calibration=" in done.err
 
+    refused("can be read")
     refused("No such file")
     path.write_text("1,2,3\n")
     refused("to be a .npy file")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -223,9 +224,20 @@ def test_command_line_ends_with_an_error(files, tmp_path, capsys):
         status = command_line.main([str(a) for a in arguments])
         return status, capsys.readouterr()
 
-    status, printed = run("convert", cut, target, "--precision=float32")
-    assert status == 1 and "whole .keras file" in printed.err
+    for model, found in (
+        (cut, "its end is missing"),
+        (broken, "it is a .tflite file"),
+        (tmp_path / "nowhere.keras", "there is no such file"),
+        (tmp_path, "it is not a file"),
+        (write(tmp_path / "m.keras", b"hello"), "starts with b'hello'"),
+    ):
+        status, printed = run("convert", model, target, "--precision=float32")
+        assert status == 1 and "whole .keras file" in printed.err
+        assert found in printed.err
     assert not target.exists()
+    misnamed = write(tmp_path / "model.zip", files["model.keras"])
+    status, printed = run("check", misnamed)
+    assert status == 1 and "rename the file" in printed.err
     for wrong in (
         ["convert", cut],
         ["check", broken, "--precision=int3"],
@@ -248,6 +260,15 @@ def test_conversion_refuses_hostile_files(files, tmp_path):
         with pytest.raises((ValueError, RuntimeError)):
             export.to_tflite(path, tmp_path / "m.tflite", "float32")
         assert not (tmp_path / "m.tflite").exists()
+
+
+def test_a_folder_without_the_right_to_write_is_told_first(
+    files, tmp_path, monkeypatch
+):
+    path = write(tmp_path / "m.keras", files["model.keras"])
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ValueError, match="right to write there"):
+        export.to_tflite(path, tmp_path / "m.tflite", "float32")
 
 
 def test_a_path_to_nothing_is_refused(tmp_path):

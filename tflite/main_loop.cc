@@ -9,6 +9,7 @@
 //   void Reset();                                  // before a new stream
 //   bool Feed(const float* sample, float* answer); // at every sample
 //   const void* States();                          // the kept states
+//   size_t ArenaUsedBytes();                       // after the setup
 //
 // The file must take its states as inputs and give them as outputs
 // (`state_io="explicit"`). This is all that is needed of `model.h`, which
@@ -42,7 +43,7 @@
 //   KERAS_MGRADE_STATE_BYTES
 //       The sum of all `bytes`.
 //   KERAS_MGRADE_INTERNAL_STATES
-//       0: a file that keeps its states inside is not for this loop.
+//       Not 0: a file that keeps its states inside is not for this loop.
 
 #include <math.h>
 #include <stddef.h>
@@ -234,6 +235,12 @@ void Reset() {
 // The kept states one after another, as they are between two steps; without
 // the delay lines that the program holds.
 const void* States() { return g_states; }
+
+// How much of the arena is in use since the setup, which itself may have taken
+// more; 0 before it.
+size_t ArenaUsedBytes() {
+  return g_interpreter == nullptr ? 0 : g_interpreter->arena_used_bytes();
+}
 
 // Makes the interpreter and starts a stream. False if an operator is missing,
 // the arena is too small, or `model.h` is that of another file.

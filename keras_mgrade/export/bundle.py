@@ -155,8 +155,10 @@ def _header(result: Any) -> str:
         inputs=len(samples),
         outputs=len(answers),
         states=len([t for t in result.inputs if t.name in states]),
+        sample_values=sum(math.prod(t.shape) for t in samples),
+        answer_values=sum(math.prod(t.shape) for t in answers),
         state_bytes=sum(t.bytes for t in kept),
-        internal=int(result.state_io == "internal"),
+        internal=len(result.states) if result.state_io == "internal" else 0,
     )
 
 

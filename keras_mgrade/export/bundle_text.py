@@ -1,8 +1,10 @@
 """What a bundle's generated files say."""
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterable
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -50,8 +52,12 @@ extern const unsigned int g_model_size;
 #define KERAS_MGRADE_INPUTS {inputs}
 #define KERAS_MGRADE_OUTPUTS {outputs}
 #define KERAS_MGRADE_STATES {states}
+/* Values of all samples, and of all answers, of one step. */
+#define KERAS_MGRADE_SAMPLE_VALUES {sample_values}
+#define KERAS_MGRADE_ANSWER_VALUES {answer_values}
+/* Bytes of all states but delay lines that the program holds. */
 #define KERAS_MGRADE_STATE_BYTES {state_bytes}
-/* Whether the file keeps its states inside, and none are seen here. */
+/* How many states the file keeps inside, in resource variables. */
 #define KERAS_MGRADE_INTERNAL_STATES {internal}
 
 /* Position of each sample among the inputs of the file, and of each answer
@@ -127,6 +133,8 @@ _GOLDEN = """\
 
 #include <stdint.h>
 
+#include "model.h"
+
 enum {{
   KERAS_MGRADE_INT8,
   KERAS_MGRADE_INT16,
@@ -147,9 +155,6 @@ typedef struct {{
 #define KERAS_MGRADE_GOLDEN_INPUTS {inputs}
 #define KERAS_MGRADE_GOLDEN_OUTPUTS {outputs}
 #define KERAS_MGRADE_GOLDEN_STATES {states}
-/* Values of all samples, and of all answers, of one step. */
-#define KERAS_MGRADE_SAMPLE_VALUES {sample}
-#define KERAS_MGRADE_ANSWER_VALUES {answer}
 
 {arrays}
 #endif /* KERAS_MGRADE_GOLDEN_H_ */
@@ -194,8 +199,6 @@ def golden(groups: dict[str, list[Vector]], steps: int) -> str:
     return _GOLDEN.format(
         steps=steps,
         arrays="\n".join(arrays),
-        sample=sum(v.size for v in groups["inputs"]),
-        answer=sum(v.size for v in groups["outputs"]),
         **{kind: len(vectors) for kind, vectors in groups.items()},
     )
 
@@ -256,14 +259,53 @@ def arena_note(result: Any) -> str:
         f"Bytes of the arena: on x86-64 {result.arena_bytes:,} are in use and "
         f"{result.arena_needed:,} are enough\n * for the setup; a tenth more "
         "is the margin. A Cortex-M4 needs less (45 to 97 %),\n * a Cortex-M55 "
-        "with Helium up to two and a half times as much:\n * "
-        "`arena_used_bytes()` says what it is on yours."
+        "with Helium up to two and a half times as much. What\n * "
+        "`arena_used_bytes()` says on yours is in use after the setup, which "
+        "itself may\n * take more: shrink it step by step. States are not in "
+        "it."
     )
+
+
+_LOOP = """\
+1. Compile the `.c` files with the firmware, and `main_loop.cc` (in the folder
+   `tflite/` of keras_mgrade's sources), which sets up the interpreter, feeds a
+   sample, carries the states, reads the answer and resets.
+2. Call `Setup()` once.
+3. Call `keras_mgrade_self_test(...)` once, as `self_test.h` shows. It returns 0
+   where every value lies within its tolerance: twice what two runtimes differed
+   by where this was made, one step of an integer at least.
+4. Call `Feed(sample, answer)` at every sample, `Reset()` before a new
+   stream."""
+
+# The main loop that comes with the sources refuses these files.
+_LOOP_INSIDE = """\
+The states are in variables of the file, and `main_loop.cc` is not for it: the
+loop is yours.
+
+1. Compile the `.c` files with the firmware. Make a `MicroInterpreter` of
+   `g_model`, with the operators and the arena of `model.h` and with
+   `MicroResourceVariables` for `KERAS_MGRADE_INTERNAL_STATES` variables.
+2. At every sample write the inputs, call `Invoke()`, read the outputs; before a
+   new stream call the interpreter's `Reset()`.
+3. Give both to `keras_mgrade_self_test(...)` once, with `NULL` for the states,
+   as `self_test.h` says. It returns 0 where every value lies within its
+   tolerance: twice what two runtimes differed by where this was made, one step
+   of an integer at least."""
+
+
+def _runtimes() -> str:
+    """The runtimes that are installed here, with their versions."""
+    found = []
+    for name in ("ai-edge-litert", "tflite-micro"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    return " and ".join(found) or "no runtime at hand"
 
 
 def readme(result: Any, vectors: Any) -> str:
     """The text of `README.md`."""
     warnings = "".join(f"- {text}\n" for text in result.warnings)
+    loop = _LOOP_INSIDE if result.state_io == "internal" else _LOOP
     return f"""\
 # {result.path.stem}
 
@@ -276,16 +318,9 @@ A step of a stream for TFLite Micro, made and proved by keras_mgrade.
 | `rings.h`, `rings.c` | ring buffers for delay lines that the program holds |
 | `self_test.*`, `golden.h` | {vectors.steps} golden steps, and their test |
 
-1. Compile the `.c` files with the firmware, and `main_loop.cc` (in the folder
-   `tflite/` of keras_mgrade's sources), which sets up the interpreter, feeds a
-   sample, carries the states, reads the answer and resets.
-2. Call `Setup()` once.
-3. Call `keras_mgrade_self_test(...)` once, as `self_test.h` shows. It returns 0
-   where every value lies within its tolerance: twice what two runtimes differed
-   by where this was made, one step of an integer at least.
-4. Call `Feed(sample, answer)` at every sample, `Reset()` before a new stream.
+{loop}
 
-What was proved:
+What was proved, with {_runtimes()}:
 
 ```
 {result}

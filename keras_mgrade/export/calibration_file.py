@@ -30,6 +30,11 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
                 arrays = {"arr_0": loaded}
             else:
                 arrays = {key: loaded[key] for key in loaded.files}
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise ValueError(
+            "Expected `calibration` to be a file that can be read. Received: "
+            f"calibration={name!r} ({error})"
+        ) from error
     # NumPy raises a dozen kinds for what is no such file.
     except Exception as error:
         raise ValueError(

@@ -28,7 +28,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     if not path.is_file() or not zipfile.is_zipfile(path):
         raise ValueError(
             "Expected `model` to be a Keras model or the path of a whole "
-            f".keras file. Received: model={str(path)!r}"
+            f".keras file. Received: model={str(path)!r} ({_instead(path)})"
         )
     try:
         with zipfile.ZipFile(path) as archive:
@@ -54,6 +54,24 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
             f"model={str(path)!r} ({_gist(error)})"
         ) from error
     return config
+
+
+def _instead(path: pathlib.Path) -> str:
+    """What is there in place of a `.keras` file."""
+    if not path.exists():
+        return "there is no such file"
+    if not path.is_file():
+        return "it is not a file"
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        return str(error)
+    if head[4:] == b"TFL3":
+        return "it is a .tflite file"
+    if head[:2] == b"PK":
+        return "its end is missing: save the model again"
+    return f"it starts with {head!r}, not as an archive does"
 
 
 def _check_members(archive: zipfile.ZipFile, path: pathlib.Path) -> None:

@@ -167,6 +167,11 @@ def _target(
             "Expected `path` to lie in an existing folder. Create it first. "
             f"Received: path={text!r}"
         )
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise ValueError(
+            "Expected `path` to lie in a folder with the right to write there. "
+            f"Received: path={text!r}"
+        )
     if target.is_dir():
         raise ValueError(
             "Expected `path` to be that of a file, but it is a folder. "

@@ -50,6 +50,11 @@ def _look_at_keras(path: pathlib.Path) -> str:
     from keras_mgrade.export.child import load_stream
     from keras_mgrade.memory import stream_report
 
+    if path.suffix != ".keras":
+        raise ValueError(
+            "Expected the name of a Keras model to end in '.keras': rename "
+            f"the file. Received: path={str(path)!r}"
+        )
     # Importing what an untrusted file names would run it.
     own = [
         module

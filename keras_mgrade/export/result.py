@@ -148,10 +148,11 @@ class TFLiteModel(TFLiteFile):
         parts = super()._parts()
         parts["title"] = [f"{self.path} ({self.precision})"]
         parts["sizes"].append(f"  states  {self.state_bytes:,} bytes")
-        parts["operators"][:0] = [
-            "  states in the file",
-            *(f"    {_layout(state)}" for state in self.states),
-        ]
+        if self.states:
+            parts["operators"][:0] = [
+                "  states in the file",
+                *(f"    {_layout(state)}" for state in self.states),
+            ]
         parts["deviations"][0] = "  deviation from the Keras stream"
         parts["warnings"] = [f"  warning: {text}" for text in self.warnings]
         return parts

@@ -35,7 +35,8 @@ static void compare(float found, float wanted, float tolerance, int32_t step,
                     keras_mgrade_self_test_result *result) {
   const float difference = found > wanted ? found - wanted : wanted - found;
   const float share = difference / tolerance;
-  if (share > result->worst) {
+  /* What is not a number is the worst of all, and stays so. */
+  if (share > result->worst || share != share) {
     result->worst = share;
   }
   /* Not `share > 1`, which is false for what is not a number. A quarter is left
@@ -58,7 +59,7 @@ int keras_mgrade_self_test(void (*reset)(void),
   int32_t step;
   int failed = 0;
   reset();
-  for (step = 0; step < KERAS_MGRADE_GOLDEN_STEPS && !failed; ++step) {
+  for (step = 0; step < KERAS_MGRADE_GOLDEN_STEPS; ++step) {
     int32_t tensor;
     size_t value, at = 0;
     for (tensor = 0; tensor < KERAS_MGRADE_GOLDEN_INPUTS; ++tensor) {
@@ -69,6 +70,10 @@ int keras_mgrade_self_test(void (*reset)(void),
       }
     }
     failed = !feed(sample, answer);
+    ++found.steps;
+    if (failed) {
+      break;
+    }
     at = 0;
     for (tensor = 0; tensor < KERAS_MGRADE_GOLDEN_OUTPUTS; ++tensor) {
       const keras_mgrade_golden *golden = &keras_mgrade_golden_outputs[tensor];
@@ -78,7 +83,6 @@ int keras_mgrade_self_test(void (*reset)(void),
         compare(answer[at++], wanted, golden->tolerance, step, &found);
       }
     }
-    ++found.steps;
   }
   if (states != NULL && !failed) {
     const uint8_t *kept = (const uint8_t *)states();
@@ -98,5 +102,5 @@ int keras_mgrade_self_test(void (*reset)(void),
   if (result != NULL) {
     *result = found;
   }
-  return failed || found.wrong != 0;
+  return failed ? 2 : found.wrong != 0;
 }

@@ -24,6 +24,7 @@ class MicroInterpreter {
   TfLiteStatus Invoke();
   TfLiteTensor* input(size_t index);
   TfLiteTensor* output(size_t index);
+  size_t arena_used_bytes() const;
 };
 
 }  // namespace tflite
