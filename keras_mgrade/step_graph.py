@@ -129,6 +129,10 @@ class StepGraph:
             return self._node(operation, path, args, kwargs)
 
         graph = getattr(model, "_functional", None) or model
+        for operation in graph.operations:
+            # In front of the operations that its mask is made of.
+            if isinstance(operation, keras.layers.Masking):
+                refuse((*path, operation.name), "it makes a mask", operation)
         # Keras's own traversal; `clone_model` uses it in the same way, but
         # refuses `call_function` for Sequential.
         return graph._run_through_graph(
@@ -336,7 +340,9 @@ def _only_input(layer, path, args, kwargs):
                 f"it is called with `{name}` in the graph",
                 layer,
                 "a stream has no padding, starts from zeros and runs in "
-                f"inference: leave `{name}` out",
+                f"inference: leave `{name}` out"
+                if name in ("mask", "initial_state", "training")
+                else "",
             )
     return x
 

@@ -208,6 +208,47 @@ def test_states_tend_to_where_their_candidate_is(tmp_path):
         assert (limits.max - state.zero_point) * state.scale > 1.45
 
 
+def slow_model(kind):
+    """A state whose time constants are far beyond 60 steps."""
+    if kind == "pooling":
+        state = keras_mgrade.TemporalPooling("exponential", time_constant=1000)
+    else:
+        state = keras.layers.GRU(4)
+    layers = [keras.Input((None, 3)), state, keras.layers.Dense(3)]
+    model = keras.Sequential(layers)
+    if kind == "GRU":
+        bias = np.zeros(state.cell.bias.shape, "float32")
+        bias[0, :4] = 5.0
+        state.cell.bias.assign(bias)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["pooling", "GRU"])
+def test_states_slower_than_the_calibration_settle(kind, rng, tmp_path):
+    """Long after it, too, neither they nor what reads them is cut off."""
+    model = slow_model(kind)
+    x = rng.normal(loc=1.0, size=(1, 60, 3)).astype("float32")
+    results = to_tflite(
+        model,
+        tmp_path,
+        ["mixed", "int16x8", "int8"],
+        calibration=x,
+        proof_steps=60,
+    )
+    stream = np.tile(x[0], (100, 1))
+    wanted = model.predict(stream[None], verbose=0)[0]
+    for precision, result in results.items():
+        (gate,) = result.gates.values()
+        assert gate < 0.01
+        told = any("the slowest gate is" in text for text in result.warnings)
+        assert told == (precision == "int8")
+        if precision != "int8":
+            last = export.LiteRTRunner(result.path).run(stream)[-1]
+            # Cut off, they would end at a half of it and less.
+            off = np.abs(last - wanted).max()
+            assert off < 0.05 * np.abs(wanted).max()
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_internal_states(explicit, internal, precision, runner):

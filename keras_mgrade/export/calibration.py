@@ -37,7 +37,7 @@ def as_columns(calibration: Any, shapes: Sequence[tuple] | None) -> Columns:
         raise ValueError(
             "Expected `calibration` to be real input sequences, an array "
             "(n, time, features) or a list of (time, features) arrays. "
-            f"Received: calibration={calibration!r}"
+            f"Received: calibration of type {type(calibration).__name__}"
         ) from error
     rows = [
         list(row) if isinstance(row, (tuple, list)) and _several(row) else [row]

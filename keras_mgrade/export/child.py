@@ -158,7 +158,7 @@ def load_stream(path: str, modules: list[str]) -> tuple[Any, Any]:
             ) from error
     try:
         model = keras.saving.load_model(path, compile=False)
-    except (TypeError, zipfile.BadZipFile) as error:
+    except (TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(
             "Expected `model` to be loadable from a .keras file. Register "
             "its layers and functions with "

@@ -13,8 +13,8 @@ from keras_mgrade.export.options import Options
 from keras_mgrade.export.prove import Deviation, Proof
 from keras_mgrade.export.result import TFLiteFile, TFLiteModel
 
-# Values a state of a type can take; float states have no step to speak of.
-_LEVELS = {"int8": 255, "int16": 65_535}
+# Values a state of eight bits can take.
+_LEVELS = 255
 
 # Of the output's rms: tolerances of golden vectors are twice what the runtimes
 # differ by, and beyond this a board passes with answers that mean little.
@@ -40,7 +40,7 @@ def describe(
         gates=gates,
         state_io=options.state_io,
         warnings=(
-            *_warnings(precision, options, layouts, gates),
+            *_warnings(precision, layouts, gates),
             *_apart(proof.deviations),
         ),
         sample=[]
@@ -114,19 +114,15 @@ def _scales(model) -> int:
 
 def _warnings(
     precision: str,
-    options: Options,
     layouts: list[StateLayout],
     gates: dict[str, float],
 ) -> list[str]:
     """What its user should know of a file that is right all the same."""
-    kind = {"int8": "int8", "int16x8": "int16"}.get(precision)
-    if precision == "mixed":
-        kind = None if options.state_dtype == "float32" else "int16"
     found = []
     for state, gate in gates.items():
-        if kind == "int8" and gate < SLOW_GATE:
+        if precision == "int8" and gate < SLOW_GATE:
             # Increments below half a step of the state vanish.
-            stuck = min(1.0, 0.5 / _LEVELS[kind] / max(gate, 1e-9))
+            stuck = min(1.0, 0.5 / _LEVELS / max(gate, 1e-9))
             found.append(
                 f"state {state}: the slowest gate is {gate:.2g} in the mean "
                 f"({1 / max(gate, 1e-9):,.0f} steps). In int8 it stops moving "

@@ -30,6 +30,8 @@ def internalise(data: bytes) -> bytes:
         for t in interface.inputs
         if t.name in outputs
     ]
+    if not pairs:
+        return data  # Nothing to keep.
     start = s.SubGraphT()
     start.name, start.tensors, start.operators = b"start", [], []
     start.inputs = start.outputs = np.array([], np.int32)

@@ -8,12 +8,15 @@ import numpy as np
 
 from keras_mgrade.export import flatbuffer as fb
 from keras_mgrade.export import fold, operators, tidy
-from keras_mgrade.export.gates import slowest_gates
+from keras_mgrade.export.gates import slowest_gates, unsettled
 from keras_mgrade.export.interface import StateLayout
 from keras_mgrade.export.internal import internalise
 from keras_mgrade.export.options import Options
 from keras_mgrade.export.quantize import quantize, quantize_weights
-from keras_mgrade.export.ranges import stream_statistics
+from keras_mgrade.export.ranges import Statistics, stream_statistics, wider
+
+# How often a stream too short for its states is run from where they tend to.
+SETTLING = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +66,7 @@ def convert(
     lines = {s.name: s.delays for s in layouts if s.delays is not None}
     files, gates = {}, {}
     if options.precisions != ("float32",):
-        statistics = stream_statistics(data, columns, lines)
+        statistics = _settled_statistics(data, columns, lines, roles)
         gates = slowest_gates(data, statistics, roles)
     for precision in options.precisions:
         made = data
@@ -86,6 +89,23 @@ def convert(
             made = internalise(made)
         files[precision] = tidy.slim(made, {"lines": lines} if lines else {})
     return Converted(files, gates)
+
+
+def _settled_statistics(data, columns, lines, roles) -> Statistics:
+    """Over the stream, and over what slow states come to after it.
+
+    A state that is slower than the calibration is not where it tends to, nor
+    is what reads it: the stream runs once more from there on, and again, since
+    a candidate may depend on the state (GRU).
+    """
+    found = latest = stream_statistics(data, columns, lines)
+    for _ in range(SETTLING):
+        starts = unsettled(data, latest, roles, len(columns[0]))
+        if not starts:
+            break
+        latest = stream_statistics(data, columns, lines, starts)
+        found = wider(found, latest)
+    return found
 
 
 def _of_window(data: bytes, options: Options) -> dict[str, bytes]:

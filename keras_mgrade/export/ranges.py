@@ -33,6 +33,7 @@ def stream_statistics(
     data: bytes,
     columns: list[np.ndarray],
     lines: dict[str, list[list[int]]] | None = None,
+    starts: dict[str, np.ndarray] | None = None,
 ) -> Statistics:
     """Ranges and means of every tensor while a stream runs.
 
@@ -45,6 +46,8 @@ def stream_statistics(
         columns: For each input an array (steps, features).
         lines: The delays of each line that the program holds, by its name.
             Defaults to `None`.
+        starts: What states begin with, by their names. Defaults to `None`,
+            which is zero.
 
     Returns:
         The `Statistics` of all float tensors.
@@ -76,6 +79,10 @@ def stream_statistics(
         for t in interface.inputs
         if t.name in outputs
     ]
+    for state in states:
+        if starts and state.before.name in starts:
+            start = starts[state.before.name].astype("float32")
+            state.write(start.reshape(state.before.shape))
     samples_at = [t.index for t in interface.inputs if t.name not in outputs]
     watched = _float_activations(model)
     low = np.full(len(watched), np.inf)
@@ -115,6 +122,18 @@ def stream_statistics(
     }
     mean_moments = {name: m.mean() for name, (_, m) in moments.items()}
     return Statistics(ranges, means, mean_moments)
+
+
+def wider(first: Statistics, second: Statistics) -> Statistics:
+    """The first stream's statistics, with ranges that hold for both."""
+    ranges = {
+        name: (
+            min(low, second.ranges[name][0]),
+            max(high, second.ranges[name][1]),
+        )
+        for name, (low, high) in first.ranges.items()
+    }
+    return dataclasses.replace(first, ranges=ranges)
 
 
 def _float_activations(model) -> list[int]:
