@@ -673,7 +673,11 @@ REFUSED = {
         UNKNOWN,
         "it needs the future; use its forward layer alone",
     ),
-    "Masking": (lambda: layers.Masking(name="here"), UNKNOWN, "no padding"),
+    "Masking": (
+        lambda: layers.Masking(name="here"),
+        "makes a mask",
+        "no padding",
+    ),
     "GRU": (
         lambda: layers.GRU(2, go_backwards=True, name="here"),
         r"runs backwards \(go_backwards=True\)",
@@ -780,6 +784,14 @@ REFUSED = {
         "keep the time axis of both",
     ),
 }
+
+
+def test_masking_is_named_and_not_what_its_mask_is_made_of():
+    model = keras.Sequential(
+        [keras.Input((None, 3)), layers.Masking(), keras_mgrade.MinGRU(4)]
+    )
+    with pytest.raises(ValueError, match="Layer 'masking' cannot run"):
+        streaming_model(model)
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -1,6 +1,7 @@
 """Real input sequences for calibration and proof."""
 
 import os
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ def as_columns(calibration: Any, shapes: Sequence[tuple] | None) -> Columns:
         raise ValueError(
             "Expected `calibration` to be real input sequences, an array "
             "(n, time, features) or a list of (time, features) arrays. "
-            f"Received: calibration of type {type(calibration).__name__}"
+            f"Received: calibration={reprlib.repr(calibration)}"
         ) from error
     rows = [
         list(row) if isinstance(row, (tuple, list)) and _several(row) else [row]
