@@ -788,7 +788,7 @@ REFUSED = {
 
 def test_masking_is_named_and_not_what_its_mask_is_made_of():
     model = keras.Sequential(
-        [keras.Input((None, 3)), layers.Masking(), keras_mgrade.MinGRU(4)]
+        [keras.Input((None, 3)), layers.Masking(), MinGRU(4)]
     )
     with pytest.raises(ValueError, match="Layer 'masking' cannot run"):
         streaming_model(model)
