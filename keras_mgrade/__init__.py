@@ -63,7 +63,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # `export` brings the file format's modules: imported when first used.
-    if name == "export":
-        return importlib.import_module("keras_mgrade.export")
+    # They bring the file format's modules: imported when first used.
+    if name in ("compression", "export"):
+        return importlib.import_module(f"keras_mgrade.{name}")
     raise AttributeError(f"module 'keras_mgrade' has no attribute {name!r}")

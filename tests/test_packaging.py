@@ -26,9 +26,6 @@ VERSION = re.search(
     re.MULTILINE,
 ).group(1)
 
-# No example and no test uses these yet.
-NOT_LOCKED = {"tensorflow-model-optimization"}
-
 # Runs in the clean environment, where nothing else of this checkout is.
 PROBE = """
 import importlib.util, json, sys
@@ -161,11 +158,10 @@ def test_lock_meets_every_requirement():
     lines = [*PROJECT["dependencies"], *(line for e in extras for line in e)]
     for requirement in map(Requirement, lines):
         name = canonicalize_name(requirement.name)
-        if name not in NOT_LOCKED:
-            version = Version(pins[name])
-            met = requirement.specifier.contains(version, prereleases=True)
-            assert met, f"{requirement} is not met by {version}"
-            assert ">=" in str(requirement.specifier), requirement
+        version = Version(pins[name])
+        met = requirement.specifier.contains(version, prereleases=True)
+        assert met, f"{requirement} is not met by {version}"
+        assert ">=" in str(requirement.specifier), requirement
 
 
 def test_base_requirements_are_keras_and_numpy():

@@ -63,6 +63,7 @@ def convert_all(job: dict[str, Any]) -> dict[str, Any]:
         describe,
         device,
         lite,
+        own_file,
         prove,
         prove_window,
         result,
@@ -71,6 +72,17 @@ def convert_all(job: dict[str, Any]) -> dict[str, Any]:
 
     options = Options(**job["options"])
     stream, axes = load_stream(job["model"], job["modules"])
+    layer = own_file.layer_of(stream)
+    if layer is not None:
+        given = job["calibration"]
+        made = own_file.write(
+            layer,
+            stream,
+            None if given is None else calibration.load(given),
+            options,
+            pathlib.Path(job["paths"][options.precisions[0]]),
+        )
+        return {made.precision: result.to_json(made)}
     if options.window is None:
         model, layouts = device.device_form(stream, options.delay_line)
     elif axes is None:

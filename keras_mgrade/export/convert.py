@@ -13,7 +13,7 @@ from typing import Any
 
 from keras_mgrade import validation
 from keras_mgrade.export import calibration as calibrations
-from keras_mgrade.export import container, process
+from keras_mgrade.export import container, own_file, process
 from keras_mgrade.export import options as option
 from keras_mgrade.export import result as results
 from keras_mgrade.export.child import OUTCOME
@@ -193,7 +193,7 @@ def _check_calibration(
     model: Any, calibration: Any, wanted: list[str]
 ) -> calibrations.Columns | None:
     if calibration is None:
-        if wanted != ["float32"]:
+        if wanted != ["float32"] and not own_file.comes_with(model):
             raise ValueError(
                 "Expected `calibration` for every precision but 'float32': "
                 "real input sequences, an array (n, time, features) or a list "

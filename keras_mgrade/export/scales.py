@@ -46,7 +46,7 @@ def _union(pairs):
 
 # Operators whose results have one scale in all files, and the bits of its
 # reciprocal in int8; in int16 there are fifteen, about zero.
-_FIXED = {"TANH": 7, "LOGISTIC": 8, "SOFTMAX": 8}
+FIXED = {"TANH": 7, "LOGISTIC": 8, "SOFTMAX": 8}
 
 
 def _fixed(model, bits: int) -> dict[int, tuple[float, float]]:
@@ -54,9 +54,9 @@ def _fixed(model, bits: int) -> dict[int, tuple[float, float]]:
     ranges = {}
     for op in model.subgraphs[0].operators:
         name = fb.operator_name(model, op)
-        if name not in _FIXED:
+        if name not in FIXED:
             continue
-        top = 1 - 2.0 ** -(15 if bits == 16 else _FIXED[name])
+        top = 1 - 2.0 ** -(15 if bits == 16 else FIXED[name])
         low = -top if bits == 16 else -1.0 if name == "TANH" else 0.0
         ranges[fb.outputs_of(op)[0]] = low, top
     return ranges

@@ -49,7 +49,8 @@ class MGrade(MGradeParts, HasState, keras.layers.Layer):
         max_delay: Positive integer, the longest delay, in steps.
         interpolation: `"linear"`, `"integer"` or `"gaussian"`, see
             `DelayConv1D`. Defaults to `"linear"`.
-        expansion: Width of the MLP, in units. Defaults to `2`.
+        expansion: Width of the MLP, in units; need not be whole, if its
+            product with `units` is. Defaults to `2`.
         activation: Activation inside the MLP. Defaults to `"relu"`.
         normalization: `"layer"`, `"batch"` or `None`. Defaults to
             `"layer"`.
@@ -124,7 +125,7 @@ class MGrade(MGradeParts, HasState, keras.layers.Layer):
         kernel_size: int,
         max_delay: int,
         interpolation: str = "linear",
-        expansion: int = 2,
+        expansion: float = 2,
         activation: Any = "relu",
         normalization: str | None = "layer",
         candidate_activation: Any = None,
@@ -170,7 +171,8 @@ class MGrade(MGradeParts, HasState, keras.layers.Layer):
             "train_width": train_width,
             "normalize_kernel": normalize_kernel,
         }
-        self.expansion = validation.positive_integer("expansion", expansion)
+        self.expansion = validation.number("expansion", expansion, 0.0)
+        self._hidden = self._check_expansion()
         self.activation = activations.get(activation, "activation")
         self.normalization = validation.one_of(
             "normalization", normalization, ("layer", "batch", None)

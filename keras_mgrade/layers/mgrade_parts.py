@@ -43,6 +43,17 @@ class MGradeParts:
                 "both. Received: use_convolution=False, use_recurrence=False"
             )
 
+    def _check_expansion(self):
+        """The width of the MLP."""
+        width = self.expansion * self.units
+        if round(width) < 1 or abs(width - round(width)) > 1e-6 * width:
+            raise ValueError(
+                "`expansion * units` must be whole and above 0: it is the "
+                f"width of the MLP. Received: expansion={self.expansion}, "
+                f"units={self.units}"
+            )
+        return round(width)
+
     def _make_convolution(self):
         self.encoder = None  # Made by `build`, where the widths differ.
         self.convolution = self.convolution_normalization = None
@@ -108,7 +119,7 @@ class MGradeParts:
     def _make_mlp(self):
         self.mlp_normalization = self._norm("mlp_normalization")
         self.mlp_expansion = self._dense(
-            "mlp_expansion", self.expansion * self.units, self.activation
+            "mlp_expansion", self._hidden, self.activation
         )
         self.mlp_projection = self._dense("mlp_projection", self.units, part=3)
         self.output_normalization = self._norm(
@@ -160,7 +171,7 @@ class MGradeParts:
             (self.recurrence_normalization, self.units),
             (self.mlp_normalization, self.units),
             (self.mlp_expansion, self.units),
-            (self.mlp_projection, self.expansion * self.units),
+            (self.mlp_projection, self._hidden),
             (self.output_normalization, self.units),
         ):
             if part is not None:

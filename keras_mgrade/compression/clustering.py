@@ -1,0 +1,161 @@
+"""Weights that share a few values, learned during `fit`, by tfmot's rules."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mgrade import validation
+from keras_mgrade.callbacks.scheduled import sync
+from keras_mgrade.compression import kernels, tfmot_parts
+
+
+class Clustering(keras.callbacks.Callback):
+    """Lets the weights of each matrix share a few values during `fit`.
+
+    A file of few values compresses well. At the start
+    tensorflow-model-optimization finds centroids and gives each weight to the
+    nearest; then both train. On any backend a model under SGD ends with the
+    weights that tfmot's `cluster_weights` gives it. A matrix
+    with as few values already (of a training before, or of a file) keeps
+    them as centroids.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
+    >>> model.compile("sgd", "mse")
+    >>> cluster = keras_mgrade.compression.Clustering(4)
+    >>> history = model.fit(
+    ...     np.ones((8, 4)), np.ones((8, 8)), verbose=0, callbacks=[cluster])
+    >>> len(np.unique(model.get_weights()[0]))
+    4
+
+    Args:
+        number_of_clusters: Values a matrix, at least 2. Defaults to `16`.
+        layers: As for `Pruning`. Defaults to `None`, all.
+        cluster_centroids_init: How centroids are found, a name of tfmot's
+            `CentroidInitialization`: `"KMEANS_PLUS_PLUS"`, `"LINEAR"`,
+            `"DENSITY_BASED"` or `"RANDOM"`. Defaults to
+            `"KMEANS_PLUS_PLUS"`.
+        preserve_sparsity: Whether one value is zero, and weights that are
+            zero stay so. Defaults to `False`.
+        cluster_gradient_aggregation: `"AVG"`: a centroid moves as its weights
+            would in the mean, with the optimizer's usual rate; `"SUM"`: as
+            far as all of them together, tfmot's default, which wants a small
+            rate. Defaults to `"AVG"`.
+
+    Raises:
+        ValueError: If an argument is not of its kind or a layer is missing.
+    """
+
+    def __init__(
+        self,
+        number_of_clusters: int = 16,
+        layers: Sequence[Any] | None = None,
+        cluster_centroids_init: str = "KMEANS_PLUS_PLUS",
+        preserve_sparsity: bool = False,
+        cluster_gradient_aggregation: str = "AVG",
+    ):
+        super().__init__()
+        self.number_of_clusters = validation.positive_integer(
+            "number_of_clusters", number_of_clusters
+        )
+        if self.number_of_clusters < 2:
+            raise ValueError(
+                "`number_of_clusters` must be at least 2. "
+                f"Received: number_of_clusters={number_of_clusters!r}"
+            )
+        self.layers = layers
+        self.cluster_centroids_init = validation.one_of(
+            "cluster_centroids_init",
+            cluster_centroids_init,
+            tuple(tfmot_parts.centroid_methods()),
+        )
+        self.preserve_sparsity = preserve_sparsity
+        self.cluster_gradient_aggregation = validation.one_of(
+            "cluster_gradient_aggregation",
+            cluster_gradient_aggregation,
+            ("AVG", "SUM"),
+        )
+        self._clusters: list[_Clusters] = []
+
+    def on_train_begin(self, logs=None):
+        sync(self.model)
+        found = kernels.matrices(self.model, self.layers)
+        known = {id(cluster.variable): cluster for cluster in self._clusters}
+        self._clusters = [
+            known.get(id(variable)) or _Clusters(variable, self)
+            for variable in found
+        ]
+        for clusters in self._clusters:
+            clusters.apply()
+
+    def on_train_batch_end(self, batch, logs=None):
+        sync(self.model)
+        for clusters in self._clusters:
+            clusters.move()
+            clusters.apply()
+
+
+class _Clusters:
+    """Centroids of one variable, and which of its weights have which.
+
+    As in tfmot, each weight keeps a value of its own besides, which its
+    gradient moves, and has the centroid that is nearest to that.
+    """
+
+    def __init__(self, variable: keras.Variable, rule: Clustering):
+        import tensorflow as tf
+
+        self.variable = variable
+        self._own = ops.convert_to_numpy(variable).astype("float32")
+        values = np.unique(self._own)
+        if len(values) > rule.number_of_clusters:
+            maker = tfmot_parts.centroid_initializer(
+                rule.cluster_centroids_init
+            )(
+                self._own,
+                rule.number_of_clusters,
+                preserve_sparsity=rule.preserve_sparsity,
+            )
+            values = np.asarray(maker.get_cluster_centroids())
+        self._centroids = tf.Variable(values)
+        self._algorithm = tfmot_parts.clustering_class()(self._centroids)
+        self._mean = rule.cluster_gradient_aggregation == "AVG"
+        self._zero = None
+        self._assign()
+        if rule.preserve_sparsity:
+            self._kept = self._shared() != 0
+            self._zero = int(np.argmin(np.abs(values)))
+            self._assign()
+
+    def _assign(self) -> None:
+        """Give each weight the nearest centroid."""
+        if self._zero is not None:
+            self._own = self._own * self._kept
+            values = self._centroids.numpy()
+            values[self._zero] = 0.0
+            self._centroids.assign(values)
+        nearest = self._algorithm.get_pulling_indices(self._own)
+        self._members = np.asarray(nearest)
+
+    def _shared(self) -> np.ndarray:
+        return self._centroids.numpy()[self._members]
+
+    def move(self) -> None:
+        """Let weights and centroids follow a step of the optimizer."""
+        steps = ops.convert_to_numpy(self.variable) - self._shared()
+        self._own = self._own + steps
+        count = self._centroids.shape[0]
+        members = self._members.ravel()
+        moves = np.bincount(members, steps.ravel(), minlength=count)
+        if self._mean:
+            sizes = np.bincount(members, minlength=count)
+            moves = moves / np.maximum(sizes, 1)
+        self._centroids.assign_add(moves.astype("float32"))
+        self._assign()
+
+    def apply(self) -> None:
+        self.variable.assign(self._shared())

@@ -1,0 +1,119 @@
+"""Which weights of a model are pruned or clustered: its matrices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_mgrade.compression.channels import Channels, Group
+from keras_mgrade.layers.delay_conv1d import DelayConv1D
+
+
+def matrices(
+    model: keras.Model, layers: Sequence[str | keras.Layer] | None
+) -> list[keras.Variable]:
+    """The kernels of a model that are matrix products.
+
+    Taps of convolutions channel by channel are few and stay whole.
+
+    Args:
+        model: A built model.
+        layers: The layers whose kernels are meant, by name or themselves;
+            `None` for all.
+
+    Raises:
+        ValueError: If a layer is not there, or there is no kernel.
+    """
+    chosen = _chosen(model, layers)
+    found: dict[int, keras.Variable] = {}
+    for layer in chosen:
+        for part in layer._flatten_layers():
+            if isinstance(
+                part, (DelayConv1D, keras.layers.DepthwiseConv1D)
+            ) or getattr(part, "depthwise", False):
+                continue
+            for variable in part._trainable_variables:
+                matrix = len(variable.shape) >= 2
+                if matrix and variable.name.endswith("kernel"):
+                    found[id(variable)] = variable
+    if not found:
+        raise ValueError(
+            "`layers` must have kernels: matrices of Dense layers, "
+            "convolutions and recurrences, of a built model. "
+            f"Received: layers={layers!r}"
+        )
+    return list(found.values())
+
+
+def taps(
+    model: keras.Model, layers: Sequence[str | keras.Layer] | None
+) -> list[keras.Variable]:
+    """The kernels of delay convolutions.
+
+    Args:
+        model: A built model.
+        layers: As for `matrices`.
+
+    Raises:
+        ValueError: If a layer is not there, or there is no kernel.
+    """
+    found = {
+        id(part): part
+        for layer in _chosen(model, layers)
+        for part in layer._flatten_layers()
+        if isinstance(part, DelayConv1D)
+    }
+    if not found:
+        raise ValueError(
+            "`layers` must have taps: a DelayConv1D or MGrade of a built "
+            f"model. Received: layers={layers!r}"
+        )
+    return [part.kernel for part in found.values()]
+
+
+def groups(
+    model: keras.Model, layers: Sequence[str | keras.Layer] | None
+) -> list[Group]:
+    """Channels that can leave.
+
+    Args:
+        model: A built model.
+        layers: The layers that read the channels, as for `matrices`.
+
+    Raises:
+        ValueError: If a layer is not there, or no channels can leave.
+    """
+    mine = None
+    if layers is not None:
+        mine = {
+            id(v) for layer in _chosen(model, layers) for v in layer.variables
+        }
+    found = [
+        group
+        for _, group in Channels(model)
+        if mine is None or mine.intersection(map(id, group.reads))
+    ]
+    if not found:
+        raise ValueError(
+            "`layers` must have channels of which some can leave: those that "
+            "layers of the model make and other matrices read, and no layer "
+            "normalisation mixes. "
+            f"Received: layers={layers!r}"
+        )
+    return found
+
+
+def _chosen(model: keras.Model, layers: Any) -> list[keras.Layer]:
+    if layers is None:
+        return [model]
+    every = {layer.name: layer for layer in model._flatten_layers()}
+    chosen = []
+    for layer in layers:
+        name = layer if isinstance(layer, str) else layer.name
+        if name not in every:
+            raise ValueError(
+                "`layers` must be layers of the model or their names, "
+                f"{sorted(every)}. Received: layers={list(layers)!r}"
+            )
+        chosen.append(every[name])
+    return chosen

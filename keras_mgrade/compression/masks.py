@@ -1,0 +1,82 @@
+"""Which weights are left: tfmot's masks, for variables of any backend."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mgrade.compression import tfmot_parts
+from keras_mgrade.compression.channels import Group, row_scores
+
+
+class Mask:
+    """tfmot's mask of one variable.
+
+    Args:
+        variable: The variable.
+        rule: The `Pruning` whose schedule and blocks it goes by.
+    """
+
+    def __init__(self, variable: keras.Variable, rule: Any):
+        import tensorflow as tf
+
+        self.variable, self._rule = variable, rule
+        scores = self.scores()
+        self._step = tf.Variable(0, dtype="int64")
+        self._scores = tf.Variable(scores)
+        # A weight that is zero has left before.
+        self._mask = tf.Variable((scores != 0).astype(scores.dtype))
+        self._pruning = tfmot_parts.pruning_class()(
+            lambda: self._step,
+            [(self._scores, self._mask, tf.Variable(0.0))],
+            rule.schedule,
+            rule.block_size,
+            rule.block_pooling_type,
+            rule.sparsity_m_by_n,
+        )
+
+    def scores(self) -> np.ndarray:
+        """What is compared, as tfmot takes it: a matrix."""
+        weights = ops.convert_to_numpy(self.variable)
+        return weights.reshape(-1, weights.shape[-1])
+
+    def update(self, step: int) -> None:
+        """The mask after a step of the schedule, if one is due."""
+        if self._is_due(step):
+            self._step.assign(step)
+            self._scores.assign(self.scores())
+            self._pruning.conditional_mask_update()
+
+    def _is_due(self, step: int) -> bool:
+        if self._rule.schedule is None:
+            return False
+        # As tfmot has it.
+        if self._rule.sparsity_m_by_n:
+            return step == 1
+        return bool(self._rule.schedule(step)[0])
+
+    def apply(self) -> None:
+        """Sets to zero what has left."""
+        mask = self._mask.numpy().reshape(self.variable.shape)
+        _multiply(self.variable, mask)
+
+
+class UnitMask(Mask):
+    """Of whole channels: nothing reads those that have left."""
+
+    def __init__(self, group: Group, rule: Any):
+        self._group = group
+        super().__init__(None, rule)
+
+    def scores(self):
+        return row_scores(self._group).astype("float32")[None]
+
+    def apply(self):
+        mask = self._mask.numpy().T
+        for kernel in self._group.reads:
+            _multiply(kernel, mask)
+
+
+def _multiply(variable: keras.Variable, mask: np.ndarray) -> None:
+    variable.assign(variable * ops.convert_to_tensor(mask, variable.dtype))

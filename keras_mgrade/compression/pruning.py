@@ -1,0 +1,138 @@
+"""Weights that leave one after the other during `fit`, by tfmot's rules."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_mgrade import validation
+from keras_mgrade.callbacks.scheduled import sync
+from keras_mgrade.compression import kernels, tfmot_parts
+from keras_mgrade.compression.masks import Mask, UnitMask
+
+
+class Pruning(keras.callbacks.Callback):
+    """Sets the smallest weights of matrices to zero during `fit`.
+
+    tensorflow-model-optimization computes the masks, on any backend: a model
+    of the same weights ends with the same zeros as in its
+    `prune_low_magnitude`. Weights that are zero already (of a training before,
+    or of a file) stay so.
+
+    Example:
+
+    >>> import tensorflow_model_optimization as tfmot
+    >>> schedule = tfmot.sparsity.keras.PolynomialDecay(
+    ...     initial_sparsity=0.2, final_sparsity=0.8, begin_step=0,
+    ...     end_step=100, frequency=10)
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
+    >>> model.compile("sgd", "mse")
+    >>> history = model.fit(
+    ...     np.ones((128, 4)), np.ones((128, 8)), batch_size=1, verbose=0,
+    ...     callbacks=[keras_mgrade.compression.Pruning(schedule)])
+    >>> int(np.sum(model.get_weights()[0] == 0))
+    26
+
+    Args:
+        schedule: A schedule of `tfmot.sparsity.keras` (`PolynomialDecay`,
+            `ConstantSparsity`), in steps of the optimizer; or a number, the
+            share of zeros from the first step on; or `None`, which keeps the
+            zeros there are (in quantisation-aware training, say). A step is
+            due where
+            `(step - begin_step) % frequency` is zero: let `frequency` divide
+            their distance, or the final share is missed by a little.
+        layers: Names of layers, or layers, whose matrices are meant. Defaults
+            to `None`, all: kernels of Dense layers, convolutions over
+            channels and recurrences, but no taps.
+        block_size: Height and width of blocks that leave as one, in kernels
+            written as `(inputs, outputs)`. Defaults to `(1, 1)`.
+        block_pooling_type: `"AVG"` or `"MAX"`: what of a block is compared.
+            Defaults to `"AVG"`.
+        structure: What leaves: `"weights"`; `"units"`, whole channels with
+            all that makes and reads them, in every layer that they pass
+            through; `"taps"` of delay convolutions. `shrink` then rebuilds
+            the model without them. Defaults to `"weights"`.
+        sparsity_m_by_n: `(2, 4)` lets two of four neighbouring inputs of an
+            output leave, in the first step. Defaults to `None`.
+
+    Raises:
+        ValueError: If an argument is not of its kind or a layer is missing.
+    """
+
+    def __init__(
+        self,
+        schedule: Any = None,
+        layers: Sequence[Any] | None = None,
+        block_size: tuple[int, int] = (1, 1),
+        block_pooling_type: str = "AVG",
+        sparsity_m_by_n: tuple[int, int] | None = None,
+        structure: str = "weights",
+    ):
+        super().__init__()
+        self.structure = validation.one_of(
+            "structure", structure, ("weights", "units", "taps")
+        )
+        self.schedule = _schedule(schedule)
+        self.layers = layers
+        self.block_size = tuple(block_size)
+        self.block_pooling_type = validation.one_of(
+            "block_pooling_type", block_pooling_type, ("AVG", "MAX")
+        )
+        self.sparsity_m_by_n = sparsity_m_by_n
+        self._masks: list[Mask] = []
+
+    def on_train_begin(self, logs=None):
+        sync(self.model)
+        if self.structure == "units":
+            made = [
+                UnitMask(group, self)
+                for group in kernels.groups(self.model, self.layers)
+            ]
+        elif self.structure == "taps":
+            made = [
+                Mask(variable, self)
+                for variable in kernels.taps(self.model, self.layers)
+            ]
+        else:
+            made = [
+                Mask(variable, self)
+                for variable in kernels.matrices(self.model, self.layers)
+            ]
+        self._masks = made
+
+    def on_train_batch_begin(self, batch, logs=None):
+        sync(self.model)
+        step = int(ops.convert_to_numpy(self.model.optimizer.iterations)) + 1
+        for mask in self._masks:
+            mask.update(step)
+            mask.apply()
+
+    def on_test_begin(self, logs=None):
+        # What is validated is what will be kept.
+        self._apply()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._apply()
+
+    def _apply(self):
+        sync(self.model)
+        for mask in self._masks:
+            mask.apply()
+
+
+def _schedule(schedule: Any) -> Any:
+    """A schedule of tfmot, or `None`."""
+    if schedule is None:
+        return None
+    kinds = tfmot_parts.tfmot().sparsity.keras
+    if isinstance(schedule, (int, float)):
+        share = validation.share("schedule", schedule)
+        return kinds.ConstantSparsity(share, begin_step=1)
+    if not isinstance(schedule, tfmot_parts.schedule_class()):
+        raise ValueError(
+            "`schedule` must be a schedule of tfmot.sparsity.keras, the share "
+            "of zeros, or None to keep those there are. "
+            f"Received: schedule={schedule!r}"
+        )
+    return schedule

@@ -1,0 +1,121 @@
+"""Models of Keras 3 as twins in tf_keras, in tfmot's own wrappers."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_mgrade
+from keras_mgrade.compression import (
+    from_tf_keras,
+    tf_keras_scope,
+    tfmot_parts,
+    to_tf_keras,
+)
+
+# Float32 sums in another order, through some ten layers.
+CLOSE = 1e-5
+
+
+def make_model(normalization="batch"):
+    return keras.Sequential(
+        [
+            keras.Input((None, 6)),
+            keras_mgrade.MGrade(8, 4, 16, normalization=normalization),
+            keras_mgrade.MinGRU(
+                8, recurrent_activation="hard_sigmoid", return_sequences=True
+            ),
+            keras_mgrade.TemporalPooling("exponential", time_constant=5.0),
+            keras.layers.Dense(3),
+        ]
+    )
+
+
+def apart(twin, model, x):
+    ours = model.predict(x, verbose=0)
+    return np.abs(twin.predict(x, verbose=0) - ours).max()
+
+
+@pytest.fixture
+def x(rng):
+    return rng.normal(size=(8, 30, 6)).astype("float32")
+
+
+@pytest.mark.parametrize("normalization", ["batch", "layer", None])
+def test_the_twin_computes_the_same(normalization, x):
+    model = make_model(normalization)
+    assert apart(to_tf_keras(model), model, x) < CLOSE
+
+
+def test_functional_models(x):
+    inputs = keras.Input((None, 6))
+    y = keras.layers.Dense(6, activation="relu")(inputs)
+    y = keras.layers.Add()([y, inputs]) + inputs
+    y = keras_mgrade.MinGRU(5)(y)
+    model = keras.Model(inputs, keras.layers.Dense(2)(y))
+    assert apart(to_tf_keras(model), model, x) < CLOSE
+
+
+def test_tfmots_functions_run_and_weights_come_back(x, rng):
+    tools = tfmot_parts.tfmot()
+    model = make_model()
+    y = rng.normal(size=(8, 3)).astype("float32")
+    schedule = tools.sparsity.keras.ConstantSparsity(0.5, 0, frequency=1)
+    pruned = tools.sparsity.keras.prune_low_magnitude(
+        to_tf_keras(model), schedule
+    )
+    pruned.compile("adam", "mse")
+    step = tools.sparsity.keras.UpdatePruningStep()
+    pruned.fit(x, y, epochs=2, verbose=0, callbacks=[step])
+    from_tf_keras(pruned, model)
+    stripped = tools.sparsity.keras.strip_pruning(pruned)
+    assert apart(stripped, model, x) < CLOSE
+    assert np.mean(model.layers[1].get_weights()[0] == 0) == 0.5
+
+    cluster = tools.clustering.keras
+    clustered = cluster.cluster_weights(
+        to_tf_keras(model),
+        number_of_clusters=4,
+        cluster_centroids_init=cluster.CentroidInitialization.LINEAR,
+    )
+    clustered.compile("adam", "mse")
+    clustered.fit(x, y, verbose=0)
+    from_tf_keras(clustered, model)
+    assert apart(cluster.strip_clustering(clustered), model, x) < CLOSE
+    assert len(np.unique(model.layers[1].get_weights()[0])) <= 4
+
+    with tf_keras_scope():
+        quantised = tools.quantization.keras.quantize_apply(
+            to_tf_keras(model, annotate=True)
+        )
+    quantised.compile("adam", "mse")
+    quantised.fit(x, y, epochs=2, verbose=0)
+    from_tf_keras(quantised, model)
+    # Ranges start at 6 in tfmot: steps of 1/21, over some ten layers.
+    assert 0 < apart(quantised, model, x) < 1
+
+
+def test_what_has_no_twin_is_named():
+    model = keras.Sequential(
+        [keras.Input((None, 3)), keras.layers.GRU(4, name="old")]
+    )
+    with pytest.raises(ValueError, match="Received: layer 'old', GRU"):
+        to_tf_keras(model)
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(2, activation="gelu")]
+    )
+    with pytest.raises(ValueError, match="activations .* activation=gelu"):
+        to_tf_keras(model)
+
+
+def test_foreign_models_are_refused(x):
+    import tf_keras
+
+    model = make_model()
+    other = tf_keras.Sequential([tf_keras.layers.Dense(2)])
+    for call in (to_tf_keras, lambda m: from_tf_keras(other, m)):
+        with pytest.raises(ValueError, match="tf_keras"):
+            call(other)
+    with pytest.raises(ValueError, match="`twin` must be"):
+        from_tf_keras(model, model)
+    with pytest.raises(ValueError, match="it has no layer"):
+        from_tf_keras(other, model)

@@ -1,0 +1,96 @@
+"""Weights that share values, beside tfmot's own clustering."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_mgrade.compression import Clustering, tfmot_parts
+
+
+def dense_model(layers):
+    return layers.Sequential(
+        [
+            layers.Input((8,)),
+            layers.layers.Dense(16, activation="relu"),
+            layers.layers.Dense(4),
+        ]
+    )
+
+
+def data(rng):
+    x = rng.normal(size=(64, 8)).astype("float32")
+    return x, rng.normal(size=(64, 4)).astype("float32")
+
+
+@pytest.mark.parametrize("aggregation", ["AVG", "SUM"])
+@pytest.mark.parametrize("keep", [False, True])
+def test_equals_cluster_weights(aggregation, keep, rng):
+    import tf_keras
+    from tensorflow_model_optimization.python.core.clustering.keras import (
+        cluster_config,
+    )
+
+    tools = tfmot_parts.tfmot().clustering.keras
+    x, y = data(rng)
+    model, twin = dense_model(keras), dense_model(tf_keras)
+    weights = [
+        rng.normal(scale=0.3, size=w.shape).astype("float32")
+        for w in model.get_weights()
+    ]
+    weights[0][rng.uniform(size=weights[0].shape) < 0.5] = 0
+    model.set_weights(weights)
+    twin.set_weights(weights)
+    fit = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0}
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    words = {"number_of_clusters": 8, "preserve_sparsity": keep}
+    callback = Clustering(
+        **words,
+        cluster_centroids_init="LINEAR",
+        cluster_gradient_aggregation=aggregation,
+    )
+    model.fit(x, y, **fit, callbacks=[callback])
+    clustered = tools.cluster_weights(
+        twin,
+        **words,
+        cluster_centroids_init=tools.CentroidInitialization.LINEAR,
+        cluster_gradient_aggregation=cluster_config.GradientAggregation[
+            aggregation
+        ],
+    )
+    clustered.compile(tf_keras.optimizers.SGD(0.01), "mse")
+    clustered.fit(x, y, **fit)
+    wanted = tools.strip_clustering(clustered).get_weights()
+    for mine, other in zip(model.get_weights(), wanted, strict=True):
+        # The same sums in another order, over 32 steps.
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["KMEANS_PLUS_PLUS", "DENSITY_BASED"])
+def test_few_values_and_zeros_stay(method, rng, tmp_path):
+    x, y = data(rng)
+    model = dense_model(keras)
+    kernel = model.get_weights()[0]
+    kernel[rng.uniform(size=kernel.shape) < 0.5] = 0
+    model.layers[0].kernel.assign(kernel)
+    model.compile("adam", "mse")
+    callback = Clustering(
+        6, cluster_centroids_init=method, preserve_sparsity=True
+    )
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
+    after = model.get_weights()[0]
+    assert len(np.unique(after)) <= 6
+    assert np.all(after[kernel == 0] == 0)
+    # What has few values already keeps them as centroids.
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    again.fit(x, y, verbose=0, callbacks=[Clustering(6)])
+    assert len(np.unique(again.get_weights()[0])) <= 6
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match="at least 2. Received"):
+        Clustering(1)
+    with pytest.raises(ValueError, match="cluster_centroids_init"):
+        Clustering(4, cluster_centroids_init="BEST")
+    with pytest.raises(ValueError, match="cluster_gradient_aggregation"):
+        Clustering(4, cluster_gradient_aggregation="MAX")

@@ -1,0 +1,209 @@
+"""Models that round in training as their file does on the device."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_mgrade
+import tolerances
+from keras_mgrade import export
+from keras_mgrade.compression import Pruning, quantization_aware
+from test_export import RUNNERS, once, pytestmark  # noqa: F401
+
+# Of the rms of the answers, file beside model: where a value lies half way
+# between two integers, they may take one each; that is a step of 1/256 of a
+# range in a few places, over some ten operators.
+FILE = {"mixed": 0.02, "int16x8": 0.005, "int8": 0.25}
+
+
+def make_model(**words):
+    words = {"normalization": "batch", "interpolation": "linear", **words}
+    model = keras.Sequential(
+        [
+            keras.Input((None, 6)),
+            keras_mgrade.MGrade(8, 4, 16, **words),
+            keras_mgrade.MinGRU(8, return_sequences=True),
+            keras.layers.Dense(5),
+        ]
+    )
+    rng = np.random.default_rng(3)
+    for weight in model.weights:
+        if "moving_variance" in weight.path:
+            weight.assign(rng.uniform(0.5, 2, weight.shape))
+        if weight.path.endswith("bias"):
+            weight.assign(weight + rng.normal(scale=0.1, size=weight.shape))
+    return model
+
+
+def sequences():
+    rng = np.random.default_rng(4)
+    return rng.normal(size=(4, 120, 6)).astype("float32")
+
+
+def plain(model):
+    """The same model without any rounding."""
+    layer = model.layers[-1]
+    for point in layer.points:
+        point.call = lambda x, training=None: x
+    for product in layer.products.values():
+        product.rounding = None
+    y = keras.ops.convert_to_numpy(layer(sequences()))
+    for point in layer.points:
+        del point.call
+    return y
+
+
+@pytest.fixture(scope="module")
+def pair():
+    keras.utils.set_random_seed(1)
+    model = make_model()
+    return model, quantization_aware(model, sequences())
+
+
+def rms(values):
+    return np.sqrt(np.mean(np.square(values)))
+
+
+def deviation(model, path, runner, x):
+    """How far a file lies from a model, of the rms of its answers."""
+    runner = runner(path)
+    answers = []
+    for sequence in x:
+        runner.reset()
+        answers.append(runner.run(sequence))
+    wanted = model.predict(x, verbose=0)
+    return rms(np.array(answers) - wanted) / rms(wanted), wanted, answers
+
+
+def test_without_rounding_it_is_the_model(pair):
+    model, _ = pair
+    config = pair[1].layers[-1].get_config()
+    again = type(pair[1].layers[-1]).from_config(config)
+    inputs = keras.Input((None, 6))
+    twin = keras.Model(inputs, again(inputs))
+    wanted = model.predict(sequences(), verbose=0)
+    np.testing.assert_allclose(
+        plain(twin),
+        wanted,
+        rtol=0,
+        atol=tolerances.SAME_SUMS * np.abs(wanted).max(),
+    )
+
+
+def test_training_moves_weights_and_ranges_and_zeros_stay(pair):
+    _, model = pair
+    layer = model.layers[-1]
+    kernel = next(iter(layer.products.values())).kernel
+    kernel.assign(kernel * (np.arange(kernel.shape[1]) % 2))
+    zeros = keras.ops.convert_to_numpy(kernel) == 0
+    ranges = [float(p.maximum) for p in layer.points]
+    x = sequences()
+    y = np.cumsum(x[..., :5], axis=1) * 0.1
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    losses = model.fit(
+        x, y, epochs=20, verbose=0, callbacks=[Pruning()]
+    ).history["loss"]
+    assert losses[-1] < 0.9 * losses[0]
+    after = keras.ops.convert_to_numpy(kernel)
+    assert np.all(after[zeros] == 0) and np.any(after)
+    moved = [float(p.maximum) for p in layer.points] != np.array(ranges)
+    fixed = layer.program.fixed
+    assert not any(moved[i] for i in fixed) and any(moved)
+
+
+def test_it_comes_back_from_its_file(pair, tmp_path):
+    _, model = pair
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(
+        again.predict(sequences(), verbose=0),
+        model.predict(sequences(), verbose=0),
+    )
+
+
+def test_as_a_stream_it_gives_the_same(pair):
+    """In mixed files states are float, and nothing depends on the chunk."""
+    _, model = pair
+    stream = keras_mgrade.streaming_model(model)
+    step = keras_mgrade.compile_step(stream)
+    states = keras_mgrade.initial_states(stream)
+    x = sequences()[:1, :40]
+    answers = []
+    for t in range(x.shape[1]):
+        y, states = step(x[:, t], states)
+        answers.append(keras.ops.convert_to_numpy(y)[0])
+    wanted = model.predict(x, verbose=0)[0]
+    scale = model.layers[-1].points[-1]
+    # A value between two integers may go to either.
+    off = np.abs(np.array(answers) - wanted)
+    width = float(scale.maximum) - float(scale.minimum)
+    assert np.quantile(off, 0.99) < 1e-3 * width
+
+
+def test_the_converted_file_needs_no_calibration(pair, tmp_path):
+    _, model = pair
+    result = export.to_tflite(model, tmp_path / "m.tflite", proof_steps=300)
+    x = sequences()
+    for runner in RUNNERS:
+        off, wanted, answers = deviation(model, result.path, runner, x)
+        assert off < FILE["mixed"]
+        # Three of the 256 steps that eight bits make of the answers' range.
+        scale = next(t for t in result.outputs if t.name == "output").scale
+        steps = np.abs(np.array(answers) - wanted) / (256 * scale)
+        assert np.mean(steps <= 3) >= 0.999
+    with pytest.raises(ValueError, match="quantisation-aware with.*int8"):
+        export.to_tflite(model, tmp_path / "n.tflite", "int8")
+
+
+@once
+@pytest.mark.parametrize(
+    "precision, words, options",
+    [
+        ("int16x8", {"normalization": "layer"}, {}),
+        ("int8", {"recurrent_activation": "hard_sigmoid"}, {}),
+        ("mixed", {}, {"state_dtype": "int16"}),
+        ("mixed", {"interpolation": "integer"}, {"delay_line": "application"}),
+    ],
+    ids=["int16x8", "int8", "int16 states", "application"],
+)
+def test_other_files(precision, words, options, tmp_path):
+    model = quantization_aware(
+        make_model(**words), sequences(), precision, **options
+    )
+    x = sequences()
+    y = np.cumsum(x[..., :5], axis=1) * 0.1
+    model.compile(keras.optimizers.Adam(0.003), "mse")
+    model.fit(x, y, epochs=5, verbose=0)
+    result = export.to_tflite(
+        model, tmp_path / "m.tflite", precision, proof_steps=300, **options
+    )
+    for runner in RUNNERS:
+        off = deviation(model, result.path, runner, x)[0]
+        assert off < FILE[precision]
+    # Step by step the model rounds its states, as the file does.
+    bound = {"int8": 0.15}.get(precision, FILE[precision])
+    assert all(found.rms < bound for found in result.deviations[:2])
+
+
+@once
+def test_what_cannot_train_is_named():
+    gru = keras.Sequential([keras.Input((None, 6)), keras.layers.GRU(4)])
+    with pytest.raises(ValueError, match="Take a MinGRU .* Received"):
+        quantization_aware(gru, sequences())
+
+
+def test_wrong_quantizers_are_refused():
+    def words(**others):
+        return {"kind": "LastValueQuantizer", **others}
+
+    for name, wrong in (
+        ("weight_quantizer", words()),
+        (
+            "weight_quantizer",
+            words(num_bits=16, symmetric=True, narrow_range=True),
+        ),
+        ("activation_quantizer", words(num_bits=4)),
+        ("activation_quantizer", words(symmetric=True)),
+    ):
+        with pytest.raises(ValueError, match=f"`{name}` must .* Received"):
+            quantization_aware(None, None, **{name: wrong})
