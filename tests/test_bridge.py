@@ -11,6 +11,10 @@ from keras_mgrade.compression import (
     tfmot_parts,
     to_tf_keras,
 )
+from test_export import once
+
+# The twin is TensorFlow's whatever the backend.
+pytestmark = once
 
 # Float32 sums in another order, through some ten layers.
 CLOSE = 1e-5

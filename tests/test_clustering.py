@@ -26,11 +26,12 @@ def data(rng):
 @pytest.mark.parametrize("keep", [False, True])
 def test_equals_cluster_weights(aggregation, keep, rng):
     import tf_keras
+
+    tools = tfmot_parts.tfmot().clustering.keras
     from tensorflow_model_optimization.python.core.clustering.keras import (
         cluster_config,
     )
 
-    tools = tfmot_parts.tfmot().clustering.keras
     x, y = data(rng)
     model, twin = dense_model(keras), dense_model(tf_keras)
     weights = [

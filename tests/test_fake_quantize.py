@@ -11,6 +11,7 @@ import pytest
 
 import keras_mgrade
 from keras_mgrade.compression import FakeQuantize, quantizers, tfmot_parts
+from test_export import once
 
 BACKEND = keras.backend.backend()
 # Of the twin at 16 bits: a value half way between two steps may fall to
@@ -165,6 +166,7 @@ def test_every_private_symbol_of_tfmot_is_there(symbol):
     assert eval(f"tfmot_parts.{symbol}", {"tfmot_parts": tfmot_parts})
 
 
+@once
 def test_the_environment_stays_as_it_was():
     code = (
         "import os, keras_mgrade.compression.tfmot_parts as parts\n"
@@ -181,6 +183,7 @@ def test_the_environment_stays_as_it_was():
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
+@once
 def test_compression_imports_no_tensorflow():
     code = (
         "import sys, keras_mgrade\n"

@@ -160,11 +160,22 @@ def test_the_converted_file_needs_no_calibration(pair, tmp_path):
     "precision, words, options",
     [
         ("int16x8", {"normalization": "layer"}, {}),
-        ("int8", {"recurrent_activation": "hard_sigmoid"}, {}),
-        ("mixed", {}, {"state_dtype": "int16"}),
-        ("mixed", {"interpolation": "integer"}, {"delay_line": "application"}),
+        pytest.param(
+            "int8",
+            {"recurrent_activation": "hard_sigmoid"},
+            {},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "mixed", {}, {"state_dtype": "int16"}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "mixed",
+            {"interpolation": "integer"},
+            {"delay_line": "application"},
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["int16x8", "int8", "int16 states", "application"],
 )
 def test_other_files(precision, words, options, tmp_path):
     model = quantization_aware(

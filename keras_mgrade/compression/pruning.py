@@ -37,11 +37,11 @@ class Pruning(keras.callbacks.Callback):
     Args:
         schedule: A schedule of `tfmot.sparsity.keras` (`PolynomialDecay`,
             `ConstantSparsity`), in steps of the optimizer; or a number, the
-            share of zeros from the first step on; or `None`, which keeps the
-            zeros there are (in quantisation-aware training, say). A step is
-            due where
+            share of zeros from the first step on. A step is due where
             `(step - begin_step) % frequency` is zero: let `frequency` divide
             their distance, or the final share is missed by a little.
+            Defaults to `None`, which keeps the zeros there are (in
+            quantisation-aware training, say).
         layers: Names of layers, or layers, whose matrices are meant. Defaults
             to `None`, all: kernels of Dense layers, convolutions over
             channels and recurrences, but no taps.
@@ -49,12 +49,12 @@ class Pruning(keras.callbacks.Callback):
             written as `(inputs, outputs)`. Defaults to `(1, 1)`.
         block_pooling_type: `"AVG"` or `"MAX"`: what of a block is compared.
             Defaults to `"AVG"`.
+        sparsity_m_by_n: `(2, 4)` lets two of four neighbouring inputs of an
+            output leave, in the first step. Defaults to `None`.
         structure: What leaves: `"weights"`; `"units"`, whole channels with
             all that makes and reads them, in every layer that they pass
             through; `"taps"` of delay convolutions. `shrink` then rebuilds
             the model without them. Defaults to `"weights"`.
-        sparsity_m_by_n: `(2, 4)` lets two of four neighbouring inputs of an
-            output leave, in the first step. Defaults to `None`.
 
     Raises:
         ValueError: If an argument is not of its kind or a layer is missing.

@@ -37,7 +37,7 @@ class Twin(
     """What the twins share: weights by name, and which of them shrink.
 
     Args:
-        weights_shapes: The shape of each weight by its name.
+        weight_shapes: The shape of each weight by its name.
         **kwargs: As for `tf_keras.layers.Layer`.
     """
 
@@ -67,8 +67,11 @@ class TapsTwin(Twin):
     """Of a `DelayConv1D` whose delays stay where they are.
 
     Args:
+        weight_shapes: As for `Twin`.
         placement: What a weight of 1 of each tap reads at each delay,
             `(taps, delays, channels)`.
+        activation: Name of the activation. Defaults to `"linear"`.
+        **kwargs: As for `tf_keras.layers.Layer`.
     """
 
     prunable = ("kernel",)

@@ -48,9 +48,9 @@ class MGradeParts:
         width = self.expansion * self.units
         if round(width) < 1 or abs(width - round(width)) > 1e-6 * width:
             raise ValueError(
-                "`expansion * units` must be whole and above 0: it is the "
-                f"width of the MLP. Received: expansion={self.expansion}, "
-                f"units={self.units}"
+                "`expansion` must be a number whose product with `units`, the "
+                f"width of the MLP, is whole and above 0, for units="
+                f"{self.units}. Received: expansion={self.expansion!r}"
             )
         return round(width)
 
