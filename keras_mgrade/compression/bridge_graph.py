@@ -12,6 +12,7 @@ from keras.src.models.functional import Functional
 
 from keras_mgrade import activations
 from keras_mgrade.compression import tf_keras_layers as twins
+from keras_mgrade.compression.graph_walk import walk
 from keras_mgrade.layers.delay_conv1d import DelayConv1D
 from keras_mgrade.layers.mgrade import MGrade
 from keras_mgrade.layers.min_gru import MinGRU
@@ -46,7 +47,7 @@ class TwinGraph:
             for x in model.inputs
         ]
         nodes = [_Node(x, self) for x in inputs]
-        outputs = self._run(model, nodes)
+        outputs = walk(model, nodes, self._node)
         made = tf_keras.Model(
             inputs, [y.tensor for y in keras.tree.flatten(outputs)]
         )
@@ -54,21 +55,12 @@ class TwinGraph:
             layer.set_weights(values)
         return made
 
-    def _run(self, model, nodes):
-        def call(operation, *args, **kwargs):
-            return self._node(operation, args)
-
-        graph = getattr(model, "_functional", None) or model
-        return graph._run_through_graph(
-            nodes, operation_fn=lambda operation: operation, call_fn=call
-        )
-
     def _node(self, operation, args):
         x = args[0]
         if isinstance(operation, MGrade):
             return self._composite(operation, x)
         if isinstance(operation, (Functional, keras.Sequential)):
-            return self._run(operation, keras.tree.flatten(x))
+            return walk(operation, keras.tree.flatten(x), self._node)
         kind = type(operation).__name__
         if kind in ("Add", "Multiply", "Concatenate", "Subtract"):
             several = list(args) if len(args) > 1 else list(x)

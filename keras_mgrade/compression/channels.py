@@ -15,6 +15,7 @@ from keras import ops
 # What `keras.Model(inputs, outputs)` makes; Keras exports only its base.
 from keras.src.models.functional import Functional
 
+from keras_mgrade.compression.graph_walk import walk
 from keras_mgrade.layers.delay_conv1d import DelayConv1D
 from keras_mgrade.layers.mgrade import MGrade
 from keras_mgrade.layers.min_gru import MinGRU
@@ -90,7 +91,7 @@ class Channels:
         nodes = []
         for x in model.inputs:
             nodes.append(self._new(x.shape[-1], made=False))
-        for node in keras.tree.flatten(self._run(model, nodes)):
+        for node in keras.tree.flatten(walk(model, nodes, self._node)):
             self._whole(node)
 
     def __iter__(self) -> Iterator[tuple[int, Group]]:
@@ -136,21 +137,12 @@ class Channels:
             self._parents[other] = first
         return _Node(first, self)
 
-    def _run(self, model, nodes):
-        def call(operation, *args, **kwargs):
-            return self._node(operation, args)
-
-        graph = getattr(model, "_functional", None) or model
-        return graph._run_through_graph(
-            nodes, operation_fn=lambda operation: operation, call_fn=call
-        )
-
     def _node(self, operation, args):
         nodes = [n for n in keras.tree.flatten(args) if isinstance(n, _Node)]
         if isinstance(operation, MGrade):
             return self._composite(operation, nodes[0])
         if isinstance(operation, (Functional, keras.Sequential)):
-            return self._run(operation, nodes)
+            return walk(operation, nodes, self._node)
         name = type(operation).__name__
         if name in ("Add", "Subtract", "Multiply", "Average", "Maximum"):
             return self.join(nodes)

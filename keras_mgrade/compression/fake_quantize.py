@@ -21,8 +21,8 @@ class FakeQuantize(keras.layers.Layer):
     the zero point that the range gives. The gradient passes where `x` is
     within the range. In training the range follows what comes, as the
     quantizer says. On TensorFlow tfmot's quantizer does all of it; on JAX and
-    PyTorch a twin with the same numbers (up to 8 bits exactly, at 16 one step
-    apart now and then).
+    PyTorch a twin with the same numbers (up to 8 bits but for float rounding,
+    at 16 one step apart now and then).
 
     Example:
 

@@ -213,7 +213,7 @@ class QuantizedSteps(HasState, keras.layers.Layer):
         for index in self.program.samples:
             tensor = self.program.tensors[index]
             shape = (steps, *tensor.row)
-            if tensor.kind.startswith("int32"):
+            if tensor.kind == "int32":
                 found.append(np.zeros(shape, "int32"))
                 continue
             low, high = -1.0, 1.0
