@@ -55,7 +55,7 @@ define run_tests
 	}; \
 	part lint 60 $(MAKE) --no-print-directory lint & \
 	for backend in $(BACKENDS); do \
-	    part $$backend $(2) env KERAS_BACKEND=$$backend \
+	    part $$backend $(2) env $(3) KERAS_BACKEND=$$backend \
 	        $(PY) -m pytest $(1) & \
 	done; \
 	wait; \
@@ -65,8 +65,12 @@ define run_tests
 	rm -r "$$results"; exit $$failed
 endef
 
+# Three processes on two cores: one thread each. Most of what JAX and XLA do in
+# short tests is compile; `make test-all` lets them compile as users do.
+QUICK := OMP_NUM_THREADS=1 XLA_FLAGS=--xla_backend_optimization_level=0
+
 test: $(VENV)/.dev
-	$(call run_tests,,1500)
+	$(call run_tests,,1500,$(QUICK))
 
 test-all: $(VENV)/.dev
 	$(call run_tests,-m "",3600)

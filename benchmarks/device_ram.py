@@ -69,7 +69,7 @@ class Search:
         body = None
         if family in PEERS:
             body = lambda: PEERS[family](self.name, width)  # noqa: E731
-        return device_tasks.kept(
+        return device_tasks.taught(
             self.folder / f"{self.name}_{family}_{width}.keras",
             self.task,
             0,

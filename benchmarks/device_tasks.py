@@ -5,6 +5,7 @@ Sound enters as raw frames of 10 ms, so that nothing stands between microphone
 and graph.
 """
 
+import dataclasses
 import pathlib
 
 import keras
@@ -40,6 +41,30 @@ class Words:
 
     def train(self, model, seed):
         keywords.train(model, self.recordings, self.epochs, seed, verbose=2)
+
+    def tune(self, model, body, seed, part, rate, callbacks=()):
+        """Trains `body` behind the front end of the finished `model`.
+
+        For a `part` of the epochs, from that part `rate` of the rate on.
+        """
+        front = keras.Model(model.input, model.get_layer("bands").output)
+        front.trainable = False
+        frames = keras.Input(model.input.shape[1:])
+        whole = keras.Model(frames, body(front(frames)))
+        keywords.train(
+            whole,
+            self.recordings,
+            round(part * self.epochs),
+            seed,
+            rate * keywords.PEAK,
+            verbose=2,
+            callbacks=list(callbacks),
+        )
+
+    def steps(self, part):
+        """Of the optimizer in `tune`."""
+        batches = len(keywords.Shaken(self.recordings, keywords.BATCH, 0))
+        return round(part * self.epochs) * batches
 
     def finished(self, model):
         """The model from raw samples on: that is what it is."""
@@ -123,6 +148,21 @@ class Activity:
         seen = activity.through_front_end(self.recordings, self.settings)
         activity.fit(model, seen, self.settings, seed, verbose=2)
 
+    def tune(self, model, body, seed, part, rate, callbacks=()):
+        """As that of `Words`."""
+        del model
+        settings = dataclasses.replace(
+            self.settings,
+            steps=self.steps(part),
+            learning_rate=rate * self.settings.learning_rate,
+        )
+        seen = activity.through_front_end(self.recordings, settings)
+        activity.fit(body, seen, settings, seed, verbose=2, extra=callbacks)
+
+    def steps(self, part):
+        """Of the optimizer in `tune`."""
+        return round(part * self.settings.steps)
+
     def finished(self, model):
         """The model with its front end."""
         return activity.with_front_end(model, self.settings)
@@ -191,15 +231,26 @@ def without_front_end(model):
 def trained(folder, name, task, normalization, seed=0):
     """Where the finished model lies: there already, or trained now."""
     path = pathlib.Path(folder) / f"{name}_{normalization}_{seed}.keras"
-    return kept(path, task, seed, lambda: task.make_model(normalization, seed))
+    return taught(
+        path, task, seed, lambda: task.make_model(normalization, seed)
+    )
 
 
-def kept(path, task, seed, make):
+def taught(path, task, seed, make):
     """`path`, after a model of `make` was trained unless it was before."""
-    if not path.is_file():
+
+    def finished():
         model = make()
         task.train(model, seed)
+        return task.finished(model)
+
+    return kept(path, finished)
+
+
+def kept(path, make):
+    """`path`, after the model of `make` was written unless it is there."""
+    if not path.is_file():
         part = path.with_suffix(".part.keras")
-        task.finished(model).save(part)
+        make().save(part)
         part.rename(path)
     return path

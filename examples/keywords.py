@@ -24,6 +24,8 @@ RATE = 8000  # samples a second
 FRAME = 80  # samples, 10 ms
 FRAMES = 100  # one second
 BANDS = 40
+BATCH = 64  # clips a training step
+PEAK = 6e-3  # learning rate after the warm-up
 FLOOR = 3e-3  # where sound begins to be heard; full scale is 1
 SMALL = pathlib.Path(__file__).resolve().parent / "data" / "keywords_small.npz"
 # The test archive of Speech Commands v0.02, twelve classes, 112 MB.
@@ -220,9 +222,9 @@ class Shaken(keras.utils.PyDataset):
         return framed(np.clip(gain * moved + noise, -1, 1)), self.y[rows]
 
 
-def train(model, recordings, epochs, seed=0, rate=6e-3, **fitting):
+def train(model, recordings, epochs, seed=0, rate=PEAK, **fitting):
     """Trains on clips that are shaken anew in every epoch."""
-    batches = Shaken(recordings, 64, seed)
+    batches = Shaken(recordings, BATCH, seed)
     steps = epochs * len(batches)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, steps, warmup_target=rate, warmup_steps=steps // 20

@@ -85,10 +85,15 @@ def compile_penalty(loss, compiled):
 
 def central_differences(loss, arrays, step=1e-5):
     """The same by moving every entry a little, with no autodiff at all."""
+    # Hundreds of calls, each slow when not compiled.
     if keras.backend.backend() == "jax":
         import jax
 
-        loss = jax.jit(loss)  # Hundreds of calls, each slow when not compiled.
+        loss = jax.jit(loss)
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        loss = tf.function(loss, autograph=False)
     found = []
     for i, array in enumerate(arrays):
         slope = np.zeros_like(array)

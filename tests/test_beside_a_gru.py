@@ -12,6 +12,7 @@ import pytest
 from keras import layers, ops
 
 import keras_mgrade
+from budget import slow_except_on
 from control import BOTH, array, data, gru
 from keras_mgrade import DelayConv1D, MinGRU, MinGRUCell
 from tolerances import SAME_SUMS, assert_close
@@ -28,6 +29,7 @@ FLAGS = [
 ]
 
 
+@slow_except_on("torch")
 @BOTH
 def test_in_every_kind_of_model(make, rng):
     x, y = data(rng), rng.normal(size=(4, 2)).astype("float32")
@@ -410,6 +412,7 @@ def test_stacked_cells_carry_and_return_their_states(make_cell, rng):
 @pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="the others compile above"
 )
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="it needs a compiler")
 @pytest.mark.filterwarnings("ignore")
 def test_pytorch_compiles_a_fit(rng):

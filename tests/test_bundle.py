@@ -330,7 +330,7 @@ def test_scripts_beside_the_main_loop(results):
         check=False,
     )
     assert done.returncode == 1
-    assert "error: Expected `calibration`" in done.stderr
+    assert "there is no such file" in done.stderr
 
 
 def test_command_line_writes_a_bundle(tmp_path, capsys):

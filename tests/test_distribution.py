@@ -8,6 +8,8 @@ import sys
 
 import keras
 
+from budget import slow_except_on
+
 SCRIPT = (
     pathlib.Path(__file__).resolve().parent.parent
     / "examples"
@@ -17,6 +19,7 @@ SCRIPT = (
 APART = 1e-4
 
 
+@slow_except_on("jax")
 def test_two_devices():
     backend = keras.backend.backend()
     done = subprocess.run(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import keras_mgrade
+from budget import slow_except_on
 
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
 
@@ -108,6 +109,7 @@ def test_readme(monkeypatch, tmp_path):
     run_blocks(README, {})
 
 
+@slow_except_on("torch")
 # So short a training has time for few probes, and says so.
 @pytest.mark.filterwarnings("ignore:RegrowDelays")
 def test_the_page_on_delays(monkeypatch, tmp_path, rng):

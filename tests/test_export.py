@@ -299,7 +299,11 @@ def bands(samples):
 
 @once
 @pytest.mark.parametrize(
-    ("front_end", "dtype"), [(loudness, "float32"), (bands, "int16")]
+    ("front_end", "dtype"),
+    [
+        (loudness, "float32"),
+        pytest.param(bands, "int16", marks=pytest.mark.slow),
+    ],
 )
 def test_samples_enter_a_logarithm_unrounded(tmp_path, front_end, dtype):
     """Eight bits would leave nothing of what the logarithm is there for."""

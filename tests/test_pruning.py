@@ -84,6 +84,60 @@ def test_zeros_survive_files_and_another_training(tmp_path, rng):
                 np.testing.assert_array_equal(w == 0, before)
 
 
+@pytest.mark.skipif(BACKEND == "torch", reason="one step at a time there")
+def test_several_steps_an_execution(rng):
+    """No step of the schedule is missed, the last one neither."""
+    x, y = data(rng)
+    model = dense_model(keras)
+    model.compile("sgd", "mse", steps_per_execution=5)
+    schedule = schedules()["weights"][0]
+    history = model.fit(
+        x, y, 3, epochs=1, verbose=0, callbacks=[Pruning(schedule)]
+    )
+    assert len(history.epoch) == 1
+    for weight in model.get_weights()[::2]:
+        assert np.mean(weight == 0) == pytest.approx(0.8, abs=0.01)
+
+
+def test_taps_leave_beside_regrowth_and_a_price(rng):
+    """Those that left stay out, the others move, and lines get shorter."""
+    x = rng.normal(size=(32, 60, 2)).astype("float32")
+    y = np.roll(x, 9, axis=1).sum(axis=2, keepdims=True)
+    price = keras_mgrade.regularizers.DelayLength(1e-3)
+    taps = keras_mgrade.DelayConv1D(
+        4, 24, interpolation="integer", delay_regularizer=price
+    )
+    model = keras.Sequential(
+        [keras.Input((None, 2)), taps, keras.layers.Dense(1)]
+    )
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    before = taps.delays
+    model.fit(
+        x,
+        y,
+        batch_size=8,
+        epochs=10,
+        verbose=0,
+        callbacks=[
+            Pruning(0.5, structure="taps"),
+            keras_mgrade.callbacks.RegrowDelays(
+                (x, y), moves=1, probe_batches=1
+            ),
+        ],
+    )
+    kernel = keras.ops.convert_to_numpy(taps.kernel)
+    assert np.sum(kernel == 0) == 4
+    gone = kernel == 0
+    np.testing.assert_array_equal(taps.delays[gone], before[gone])
+    assert np.any(taps.delays[~gone] != before[~gone])
+    small = shrink(model)
+    assert small.layers[0].max_delay == max(taps.delays[~gone])
+    assert small.layers[0].kernel_size <= 4
+    np.testing.assert_allclose(
+        *(m.predict(x, verbose=0) for m in (model, small)), atol=1e-5
+    )
+
+
 def test_only_the_layers_that_are_named(rng):
     x, y = data(rng)
     model = dense_model(keras)

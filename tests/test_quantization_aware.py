@@ -159,7 +159,12 @@ def test_the_converted_file_needs_no_calibration(pair, tmp_path):
 @pytest.mark.parametrize(
     "precision, words, options",
     [
-        ("int16x8", {"normalization": "layer"}, {}),
+        pytest.param(
+            "int16x8",
+            {"normalization": "layer"},
+            {},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "int8",
             {"recurrent_activation": "hard_sigmoid"},

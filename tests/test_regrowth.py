@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 
 import keras_mgrade
+from budget import slow_except_on
 from control import array
 from keras_mgrade import DelayConv1D, MGrade, MinGRU, callbacks
 from keras_mgrade.callbacks.scheduled import sync
@@ -152,6 +153,7 @@ def test_a_fit_with_probes_and_no_moves_is_the_same_fit(
         np.testing.assert_array_equal(with_probes, without)
 
 
+@slow_except_on("torch")
 @pytest.mark.parametrize("interpolation", ["integer", "linear"])
 def test_planted_delays_are_found(rng, interpolation):
     x, y, kernel = planted(rng, 3)
@@ -168,6 +170,7 @@ def test_planted_delays_are_found(rng, interpolation):
     assert 0 <= logs["channels_settled"][-1] <= 1
 
 
+@slow_except_on("torch")
 def test_delays_are_found_inside_a_network(rng):
     """Behind a frozen layer of delays, which stays as it is."""
     x, y, _ = planted(rng, 2, channels=4)
@@ -429,6 +432,7 @@ def test_a_short_fit_warns_once_and_probes_less(rng):
     assert regrow._moved <= 4 * 6
 
 
+@slow_except_on("torch")
 def test_schedules_of_one_fit_after_another(rng):
     x, y, _ = planted(rng, 2)
     model = taps_model(taps=1)
@@ -449,6 +453,7 @@ def test_schedules_of_one_fit_after_another(rng):
     assert fit(each, epochs=10, initial_epoch=5) == 1
 
 
+@slow_except_on("torch")
 def test_the_same_seed_gives_the_same_taps(rng):
     x, y, _ = planted(rng, 3)
     found = []
@@ -466,6 +471,7 @@ def test_the_same_seed_gives_the_same_taps(rng):
     assert any((a != b).any() for a, b in zip(*found[1:], strict=True))
 
 
+@slow_except_on("torch")
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_regrowth_in_half_precision(policy, rng):
     x, y, kernel = planted(rng, 2)

@@ -41,12 +41,14 @@ class Mask:
         weights = ops.convert_to_numpy(self.variable)
         return weights.reshape(-1, weights.shape[-1])
 
-    def update(self, step: int) -> None:
-        """The mask after a step of the schedule, if one is due."""
-        if self._is_due(step):
-            self._step.assign(step)
+    def update(self, steps: range) -> None:
+        """The mask after steps of the schedule, applied if one was due."""
+        due = [step for step in steps if self._is_due(step)]
+        if due:
+            self._step.assign(due[-1])
             self._scores.assign(self.scores())
             self._pruning.conditional_mask_update()
+            self.apply()
 
     def _is_due(self, step: int) -> bool:
         if self._rule.schedule is None:

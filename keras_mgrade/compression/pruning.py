@@ -18,7 +18,8 @@ class Pruning(keras.callbacks.Callback):
     tensorflow-model-optimization computes the masks, on any backend: a model
     of the same weights ends with the same zeros as in its
     `prune_low_magnitude`. Weights that are zero already (of a training before,
-    or of a file) stay so.
+    or of a file) stay so. Name it before `RegrowDelays` in `callbacks`: taps
+    that have left then stay out, and others move.
 
     Example:
 
@@ -84,6 +85,7 @@ class Pruning(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         sync(self.model)
+        self._next = self._iterations() + 1
         if self.structure == "units":
             made = [
                 UnitMask(group, self)
@@ -102,23 +104,28 @@ class Pruning(keras.callbacks.Callback):
         self._masks = made
 
     def on_train_batch_begin(self, batch, logs=None):
-        sync(self.model)
-        step = int(ops.convert_to_numpy(self.model.optimizer.iterations)) + 1
-        for mask in self._masks:
-            mask.update(step)
-            mask.apply()
+        self._update(ahead=1)
 
-    def on_test_begin(self, logs=None):
-        # What is validated is what will be kept.
-        self._apply()
+    def on_train_batch_end(self, batch, logs=None):
+        # Before other callbacks look at the weights.
+        sync(self.model)
+        for mask in self._masks:
+            mask.apply()
 
     def on_epoch_end(self, epoch, logs=None):
-        self._apply()
+        self._update(ahead=0)
 
-    def _apply(self):
+    def _update(self, ahead):
+        """Masks as of the steps that were taken, and those `ahead`."""
         sync(self.model)
+        # Several at a time with `steps_per_execution`.
+        steps = range(self._next, self._iterations() + ahead + 1)
+        self._next = max(self._next, steps.stop)
         for mask in self._masks:
-            mask.apply()
+            mask.update(steps)
+
+    def _iterations(self):
+        return int(ops.convert_to_numpy(self.model.optimizer.iterations))
 
 
 def _schedule(schedule: Any) -> Any:

@@ -10,8 +10,13 @@ RIDGE = 0.01
 def weakest_taps(
     kernel: np.ndarray,
 ) -> np.ndarray:
-    """The tap of each channel with the smallest weight, `(channels,)`."""
-    return np.argmin(np.abs(kernel), axis=0)
+    """The tap of each channel with the smallest weight, `(channels,)`.
+
+    Taps of weight zero have left (pruning keeps them out) and stay where they
+    are while a channel has others.
+    """
+    sizes = np.where(kernel == 0, np.inf, np.abs(kernel))
+    return np.argmin(sizes, axis=0)
 
 
 def place(
@@ -59,7 +64,9 @@ def place(
         column = gradient[:, channel]
         if not (np.isfinite(column).all() and column.any()):
             continue
-        others = np.delete(delays[:, channel], tap)
+        there = kernel[:, channel] != 0
+        there[tap] = False
+        others = delays[there, channel]
         near = np.abs(steps[:, None] - others) < 1
         score = _score(column, autocorrelation[:, channel], others)
         if price:

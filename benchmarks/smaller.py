@@ -1,0 +1,226 @@
+"""What each way to a smaller model saves, and what it costs in accuracy.
+
+    KERAS_BACKEND=jax python benchmarks/smaller.py
+
+Five trainings of two tasks, each made smaller in every way, and the whole test
+set through the files in LiteRT. Models lie in `--models`, so that a run goes on
+where the last one ended. Results go to `results/smaller.json` and, as a table,
+`smaller.md`.
+"""
+
+import argparse
+import gzip
+import pathlib
+
+import numpy as np
+
+import device_tasks
+from device_files import answers_of_file
+from device_measure import arena
+from keras_mgrade import export
+from results_file import ResultsFile, percent, write_whole
+from smaller_ways import LINES, Ways
+
+SEEDS = range(5)
+FLOAT = "float"
+# In the table: what it is called, and how many points it may lose.
+WAYS = {
+    FLOAT: ("trained, in float", None),
+    "mixed": ("mixed", None),
+    "quantised mixed": ("mixed, quantisation-aware", 0.3),
+    "int8": ("int8", None),
+    "quantised int8": ("int8, quantisation-aware", 0.5),
+    "pruned": ("80 % zeros, mixed", 1.0),
+    "clustered": ("16 values a matrix, mixed", None),
+    "structured": ("half the channels and taps, mixed", 1.0),
+    "small": ("that size from scratch, mixed", None),
+    "pipeline": ("pruned, clustered, quantisation-aware", 1.5),
+    "pipeline structured": ("the same of half the channels and taps", None),
+}
+
+
+def models(made):
+    """For each way the model, and the precision of its file."""
+    yield FLOAT, made.floats, None
+    for precision in ("mixed", "int8"):
+        yield precision, made.floats, precision
+        yield (
+            f"quantised {precision}",
+            lambda precision=precision: made.quantised(precision),
+            precision,
+        )
+    for way in ("pruned", "clustered", "structured", "small"):
+        yield way, getattr(made, way), "mixed"
+    yield "pipeline", lambda: made.pipeline("whole", made.floats()), "mixed"
+    yield (
+        "pipeline structured",
+        lambda: made.pipeline("structured", made.structured()),
+        "mixed",
+    )
+
+
+def score(model, precision, made, folder):
+    """Accuracy of a model, and of its file what it takes."""
+    streams = made.behind.streams()
+    row = {"keras": right(*answers_of_model(model, streams))}
+    if precision is None:
+        return row
+    trained = any(hasattr(part, "tflite_bytes") for part in model.layers)
+    file = export.to_tflite(
+        model,
+        folder / f"smaller_{precision}.tflite",
+        precision,
+        None if trained else made.calibration,
+        **LINES,
+    )
+    answers = answers_of_file(export.LiteRTRunner(file.path), streams)
+    row |= {
+        "file": right(*answers),
+        "parameters": int(model.count_params()),
+        "bytes": file.bytes,
+        "gzip": len(gzip.compress(file.path.read_bytes(), 9, mtime=0)),
+        "weights": file.content["weights"],
+        "state": file.state_bytes,
+        "operators": len(file.operators),
+        "gates": file.gates,
+        "warnings": list(file.warnings),
+        **arena(file),
+    }
+    for found in file.deviations[:2]:
+        # Beside the Keras stream, one step at a time.
+        row[f"{found.runtime} rms"] = found.rms
+        row[f"{found.runtime} first"] = found.first_rms
+        row[f"{found.runtime} last"] = found.last_rms
+    if trained:
+        row["sequence rms"] = beside_the_sequence(model, file, streams)
+    return row
+
+
+def answers_of_model(model, streams):
+    """`(logits, labels)` of every labelled step, whole streams at once."""
+    longest = max(len(x) for x, _ in streams)
+    # What comes after a stream's end changes nothing before it.
+    padded = np.zeros((len(streams), longest, streams[0][0].shape[1]))
+    for row, (x, _) in zip(padded, streams, strict=True):
+        row[: len(x)] = x
+    found = model.predict(padded.astype("float32"), batch_size=4, verbose=0)
+    logits, labels = [], []
+    for answer, (_, y) in zip(found, streams, strict=True):
+        rows = answer if answer.ndim > 1 else answer[None]
+        rows, y = (rows[: len(y)], y) if answer.ndim > 1 else (rows, y[-1:])
+        logits.append(rows[y >= 0])
+        labels.append(y[y >= 0])
+    return np.concatenate(logits), np.concatenate(labels)
+
+
+def right(logits, labels):
+    return float(np.mean(logits.argmax(axis=-1) == labels))
+
+
+def beside_the_sequence(model, file, streams):
+    """How far the file is from the model over whole sequences.
+
+    These round no state; rms of the difference over that of the answers.
+    """
+    wanted, _ = answers_of_model(model, streams)
+    answers, _ = answers_of_file(export.LiteRTRunner(file.path), streams)
+    power = np.mean((wanted - wanted.mean(axis=0)) ** 2)
+    return float(np.sqrt(np.mean((answers - wanted) ** 2) / power))
+
+
+def table(results, tasks):
+    """A table for each task: means of the seeds, and what they differ by."""
+    text = [
+        "# Smaller models",
+        "",
+        "Five trainings, whole test sets. Right: of the file in LiteRT (of "
+        "the model, in the first row). Lost: points beside the same training "
+        "in float, mean and standard deviation of the pairs; bold where it is "
+        "more than was aimed at. Flash: bytes of the file, and compressed "
+        "(gzip). RAM: bytes that hold values between steps (states, delay "
+        "lines) and within one (tensors), and with TFLite Micro's own "
+        "(arena); lines are the program's. Apart: the file's answers from the "
+        "quantisation-aware model's, rms, one step at a time and over whole "
+        "sequences, where no state is rounded.",
+    ]
+    for task in tasks:
+        text += [
+            "",
+            f"## {task}",
+            "",
+            "| way | right | lost | flash | compressed | states, lines | "
+            "tensors | arena | apart |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for way, (name, most) in WAYS.items():
+            rows = results.group(task=task, way=way)
+            if rows:
+                cells = [name, *columns(rows, floats(results, rows), most)]
+                text.append(f"| {' | '.join(cells)} |")
+    return "\n".join(text) + "\n"
+
+
+def floats(results, rows):
+    """Accuracy in float of the trainings of some rows."""
+    return [
+        results.group(task=row["task"], seed=row["seed"], way=FLOAT)[0]["keras"]
+        for row in rows
+    ]
+
+
+def columns(rows, before, most):
+    if "file" not in rows[0]:
+        return [percent(rows, "keras")] + [""] * 7
+    lost = [
+        100 * (b - row["file"]) for row, b in zip(rows, before, strict=True)
+    ]
+    spread = np.std(lost, ddof=1) if len(lost) > 1 else 0.0
+    text = f"{np.mean(lost):.2f} +- {spread:.2f}"
+    if most is not None and np.mean(lost) > most:
+        text = f"**{text}**"
+
+    def mean(key):
+        return f"{np.mean([row[key] for row in rows]):,.0f}"
+
+    apart = ""
+    if "sequence rms" in rows[0]:
+        step, sequence = (
+            np.mean([row[key] for row in rows])
+            for key in ("LiteRT rms", "sequence rms")
+        )
+        apart = f"{step:.2%}, {sequence:.2%}"
+    sizes = [mean(k) for k in ("bytes", "gzip", "state", "tensors", "arena")]
+    return [percent(rows, "file"), text, *sizes, apart]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--digits", help="recordings, see device_tasks.py")
+    parser.add_argument(
+        "--models",
+        type=pathlib.Path,
+        default=pathlib.Path("device_models"),
+        help="folder of trained models",
+    )
+    parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
+    arguments = parser.parse_args()
+    arguments.models.mkdir(parents=True, exist_ok=True)
+    results = ResultsFile("smaller", "task", "seed", "way")
+    names = ("activity", "digits")
+    for seed in arguments.seeds:
+        for name in names:
+            if all(results.has(name, seed, way) for way in WAYS):
+                continue
+            task = device_tasks.TASKS[name](
+                *([arguments.digits] if name == "digits" else [])
+            )
+            made = Ways(arguments.models, name, task, seed)
+            for way, make, precision in models(made):
+                if not results.has(name, seed, way):
+                    row = score(make(), precision, made, arguments.models)
+                    results.add({"task": name, "seed": seed, "way": way, **row})
+    write_whole(results.path.with_suffix(".md"), table(results, names))
+
+
+if __name__ == "__main__":
+    main()
