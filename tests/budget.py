@@ -1,7 +1,17 @@
 """Which tests only `make test-all` runs, so that `make test` stays short."""
 
+import os
+
 import keras
 import pytest
+
+# A process of a user's: the backend is chosen there, and all is compiled as
+# well as it can be.
+AS_USERS = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("KERAS_BACKEND", "XLA_FLAGS", "OMP_NUM_THREADS")
+}
 
 
 def slow_except_on(backend):

@@ -6,6 +6,7 @@ import pytest
 
 import device_ram
 import device_users
+from budget import slow_except_on
 from keras_mgrade import TemporalPooling
 
 
@@ -22,6 +23,7 @@ def test_the_smallest_width_that_passes_in_three_tries(first):
     assert len(tried) == len(set(tried)) == 3
 
 
+@slow_except_on("torch")
 def test_a_model_over_a_window_says_what_the_model_says_at_its_end(rng):
     x = rng.normal(size=(1, 12, 3)).astype("float32")
     for pooling in ([], [TemporalPooling("exponential", time_constant=4.0)]):

@@ -1,6 +1,5 @@
 """Two devices train the model that one trains, with each backend's engine."""
 
-import os
 import pathlib
 import re
 import subprocess
@@ -8,7 +7,7 @@ import sys
 
 import keras
 
-from budget import slow_except_on
+from budget import AS_USERS, slow_except_on
 
 SCRIPT = (
     pathlib.Path(__file__).resolve().parent.parent
@@ -24,7 +23,7 @@ def test_two_devices():
     backend = keras.backend.backend()
     done = subprocess.run(
         [sys.executable, SCRIPT, "--fast", "--backend", backend],
-        env={k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"},
+        env=AS_USERS,
         capture_output=True,
         text=True,
         timeout=300,

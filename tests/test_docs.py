@@ -104,6 +104,7 @@ def run_blocks(path, namespace):
     return namespace
 
 
+@slow_except_on("torch")
 def test_readme(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     run_blocks(README, {})

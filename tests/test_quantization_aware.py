@@ -6,6 +6,7 @@ import pytest
 
 import keras_mgrade
 import tolerances
+from budget import slow_except_on
 from keras_mgrade import export
 from keras_mgrade.compression import Pruning, quantization_aware
 from test_export import RUNNERS, once, pytestmark  # noqa: F401
@@ -140,6 +141,7 @@ def test_as_a_stream_it_gives_the_same(pair):
     assert np.quantile(off, 0.99) < 1e-3 * width
 
 
+@slow_except_on("torch")
 def test_the_converted_file_needs_no_calibration(pair, tmp_path):
     _, model = pair
     result = export.to_tflite(model, tmp_path / "m.tflite", proof_steps=300)

@@ -1,6 +1,5 @@
 """The demo, a small part of everything, as a user runs it."""
 
-import os
 import pathlib
 import re
 import subprocess
@@ -8,6 +7,8 @@ import sys
 
 import keras
 import pytest
+
+from budget import AS_USERS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ROWS = (
@@ -25,7 +26,6 @@ ROWS = (
     reason="the demo trains on JAX unless told otherwise; once is enough",
 )
 def test_quickstart_fast(tmp_path):
-    environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
     done = subprocess.run(
         [
             sys.executable,
@@ -34,7 +34,7 @@ def test_quickstart_fast(tmp_path):
             "--output",
             tmp_path,
         ],
-        env=environment,
+        env=AS_USERS,
         capture_output=True,
         text=True,
         timeout=300,

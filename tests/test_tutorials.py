@@ -1,6 +1,5 @@
 """The tutorials, a small part of each, as a user runs them."""
 
-import os
 import pathlib
 import re
 import subprocess
@@ -8,6 +7,8 @@ import sys
 
 import keras
 import pytest
+
+from budget import AS_USERS
 
 EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / "examples"
 
@@ -19,10 +20,9 @@ pytestmark = pytest.mark.skipif(
 
 def run_fast(script, *arguments):
     """What a tutorial prints with `--fast`."""
-    environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
     done = subprocess.run(
         [sys.executable, EXAMPLES / script, "--fast", *arguments],
-        env=environment,
+        env=AS_USERS,
         capture_output=True,
         text=True,
         timeout=300,
