@@ -283,10 +283,11 @@ class StepGraph:
             )
         ]
         step = self._step(layer, path)
-        y, *new = keras.tree.flatten(step([x, *states] if states else x))
+        y, *new = step([x, *states]) if states else [step(x)]
         self.states += states
         self.new_states += new
-        self._mark(y, keeps_time(layer, x))
+        for number, answer in enumerate(keras.tree.flatten(y)):
+            self._mark(answer, keeps_time(layer, x, number))
         if getattr(layer, "return_state", False):
             return [y, *new]
         return y
@@ -355,20 +356,24 @@ def _in_order(model, x):
     return keras.tree.flatten(x)
 
 
-def keeps_time(layer: Any, x_t: Any) -> bool:
+def keeps_time(layer: Any, x_t: Any, answer: int = 0) -> bool:
     """Whether a layer with states answers every step, not only the last.
 
     Args:
         layer: A layer with a step.
-        x_t: Symbolic tensor, one step of its input.
+        x_t: Symbolic tensor, one step of its input, or a list of such.
+        answer: Which of its outputs is meant. Defaults to `0`.
 
     Returns:
         Whether its output has a time axis.
     """
-    # Any batch size: a stateful layer knows its own only.
-    shape = (None, None, *x_t.shape[1:])
-    sequence = keras.KerasTensor(shape, dtype=x_t.dtype)
-    y = keras.tree.flatten(layer.compute_output_spec(sequence))[0]
+
+    def over_time(x):
+        # Any batch size: a stateful layer knows its own only.
+        return keras.KerasTensor((None, None, *x.shape[1:]), dtype=x.dtype)
+
+    sequence = keras.tree.map_structure(over_time, x_t)
+    y = keras.tree.flatten(layer.compute_output_spec(sequence))[answer]
     return len(y.shape) > 1 and y.shape[1] is None
 
 

@@ -204,6 +204,33 @@ def test_other_files(precision, words, options, tmp_path):
 
 
 @once
+def test_convolutions_and_several_inputs_and_outputs(tmp_path, rng):
+    inputs = [keras.Input((None, 5), name="a"), keras.Input((None, 2))]
+    x = keras.layers.Concatenate()(inputs)
+    for dilation in (1, 2):
+        x = keras.layers.Conv1D(
+            6, 3, padding="causal", dilation_rate=dilation, activation="relu"
+        )(x)
+    x = keras_mgrade.DelayConv1D(3, 6)(keras.layers.BatchNormalization()(x))
+    x = keras_mgrade.MinGRU(5, return_sequences=True)(x)
+    last = keras_mgrade.TemporalPooling("last")(x)
+    model = keras.Model(
+        inputs, [keras.layers.Dense(3)(x), keras.layers.Dense(2)(last)]
+    )
+    data = [rng.normal(size=(6, 80, n)).astype("float32") for n in (5, 2)]
+    made = quantization_aware(model, list(zip(*data, strict=True)))
+    for found, wanted in zip(made(data), model(data), strict=True):
+        found, wanted = map(keras.ops.convert_to_numpy, (found, wanted))
+        assert np.std(found - wanted) < 0.05 * np.std(wanted)
+    made.compile("adam", ["mse", "mse"])
+    made.fit(data, [np.zeros((6, 80, 3)), np.zeros((6, 2))], verbose=0)
+    result = export.to_tflite(made, tmp_path / "m.tflite", proof_steps=200)
+    assert [t.name for t in result.outputs[:2]] == ["output_0", "output_1"]
+    for found in result.deviations[:2]:
+        assert not found.steps or found.rms < FILE["mixed"]
+
+
+@once
 def test_what_cannot_train_is_named():
     gru = keras.Sequential([keras.Input((None, 6)), keras.layers.GRU(4)])
     with pytest.raises(ValueError, match="Take a MinGRU .* Received"):

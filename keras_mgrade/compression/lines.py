@@ -35,6 +35,11 @@ class Window:
         time = (ops.shape(self.x)[1] if steps is None else steps) - self.longest
         return self.x[:, start : start + time]
 
+    def flat(self) -> Any:
+        """All rows at all steps, `(batch, time, rows * channels)`."""
+        rows = [self.read(row) for row in range(len(self.delays))]
+        return ops.concatenate(rows, axis=-1)
+
 
 @dataclasses.dataclass
 class Line:

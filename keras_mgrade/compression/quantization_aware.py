@@ -57,7 +57,7 @@ def quantization_aware(
     Args:
         model: A trained model that `export.to_tflite` takes, whose states are
             those of MinGRU, MGrade, DelayConv1D, TemporalPooling and causal
-            convolutions.
+            convolutions. It may not have an Embedding.
         calibration: As for `export.to_tflite`.
         precision: `"mixed"`, `"int8"` or `"int16x8"`. Defaults to `"mixed"`.
         state_dtype: As for `export.to_tflite`. Defaults to `"float32"`.

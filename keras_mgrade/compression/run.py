@@ -73,6 +73,8 @@ class Run:
         """What a product reads: a window, or rows of features."""
         x = self.value(op.inputs[0])
         if op.name == "FULLY_CONNECTED":
+            if isinstance(x, Window):
+                x = x.flat()
             x = ops.reshape(x, (*ops.shape(x)[:2], -1))
         return x
 
