@@ -1,5 +1,6 @@
 """The GRU that runs beside a MinGRU as the control, and small data for both."""
 
+import keras
 import pytest
 from keras import layers, ops
 
@@ -11,7 +12,20 @@ def gru(units, **arguments):
     return layers.GRU(units, reset_after=False, **arguments)
 
 
-BOTH = pytest.mark.parametrize("make", [MinGRU, gru], ids=["MinGRU", "GRU"])
+# What holds of Keras's own is shown once.
+BOTH = pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(MinGRU, id="MinGRU"),
+        pytest.param(
+            gru,
+            id="GRU",
+            marks=[]
+            if keras.backend.backend() == "torch"
+            else pytest.mark.slow,
+        ),
+    ],
+)
 
 
 def array(x):

@@ -310,6 +310,7 @@ def test_nothing_is_left_half_written(results, tmp_path):
     assert len(list((tmp_path / "again").iterdir())) == len(bundle.FILES)
 
 
+@pytest.mark.slow
 def test_scripts_beside_the_main_loop(results):
     """They are the command line with its first word."""
     root = pathlib.Path(__file__).resolve().parent.parent / "tflite"

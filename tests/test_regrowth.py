@@ -122,7 +122,10 @@ class ProbesOnly(callbacks.RegrowDelays):
 
 
 @pytest.mark.parametrize(
-    "steps_per_execution", [1, 3] if keras.backend.backend() != "torch" else [1]
+    "steps_per_execution",
+    [1, pytest.param(3, marks=pytest.mark.slow)]
+    if keras.backend.backend() != "torch"
+    else [1],
 )
 def test_a_fit_with_probes_and_no_moves_is_the_same_fit(
     rng, steps_per_execution

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_mgrade
+from budget import slow_except_on
 from control import array
 from keras_mgrade import DelayConv1D, MGrade, MinGRU, regularizers
 from tolerances import SAME_SUMS, assert_close
@@ -173,6 +174,7 @@ def test_the_price_of_delay_lines():
         built("integer", delay_regularizer="l1")
 
 
+@slow_except_on("torch")
 def test_a_price_shortens_delays_that_are_not_needed(rng):
     x = rng.normal(size=(32, 60, 4)).astype("float32")
     y = np.zeros_like(x)
