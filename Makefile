@@ -65,8 +65,8 @@ define run_tests
 	rm -r "$$results"; exit $$failed
 endef
 
-# Three processes on two cores: one thread each. Most of what JAX and XLA do in
-# short tests is compile; `make test-all` lets them compile as users do.
+# Three processes on two cores: one thread each. Half of what JAX does in short
+# tests is to compile; `make test-all` lets them compile as users do.
 QUICK := OMP_NUM_THREADS=1 XLA_FLAGS=--xla_backend_optimization_level=0
 
 test: $(VENV)/.dev

@@ -15,7 +15,7 @@ import pathlib
 import numpy as np
 
 import device_tasks
-from device_files import answers_of_file
+from device_files import answers_of_file, picked
 from device_measure import arena
 from keras_mgrade import export
 from results_file import ResultsFile, percent, write_whole
@@ -62,7 +62,8 @@ def models(made):
 def score(model, precision, made, folder):
     """Accuracy of a model, and of its file what it takes."""
     streams = made.behind.streams()
-    row = {"keras": right(*answers_of_model(model, streams))}
+    wanted, labels = answers_of_model(model, streams)
+    row = {"keras": right(wanted, labels)}
     if precision is None:
         return row
     trained = any(hasattr(part, "tflite_bytes") for part in model.layers)
@@ -73,9 +74,9 @@ def score(model, precision, made, folder):
         None if trained else made.calibration,
         **LINES,
     )
-    answers = answers_of_file(export.LiteRTRunner(file.path), streams)
+    answers, _ = answers_of_file(export.LiteRTRunner(file.path), streams)
     row |= {
-        "file": right(*answers),
+        "file": right(answers, labels),
         "parameters": int(model.count_params()),
         "bytes": file.bytes,
         "gzip": len(gzip.compress(file.path.read_bytes(), 9, mtime=0)),
@@ -92,7 +93,10 @@ def score(model, precision, made, folder):
         row[f"{found.runtime} first"] = found.first_rms
         row[f"{found.runtime} last"] = found.last_rms
     if trained:
-        row["sequence rms"] = beside_the_sequence(model, file, streams)
+        # Over whole sequences, which round no state.
+        power = np.mean((wanted - wanted.mean(axis=0)) ** 2)
+        off = np.mean((answers - wanted) ** 2)
+        row["sequence rms"] = float(np.sqrt(off / power))
     return row
 
 
@@ -104,28 +108,16 @@ def answers_of_model(model, streams):
     for row, (x, _) in zip(padded, streams, strict=True):
         row[: len(x)] = x
     found = model.predict(padded.astype("float32"), batch_size=4, verbose=0)
-    logits, labels = [], []
-    for answer, (_, y) in zip(found, streams, strict=True):
-        rows = answer if answer.ndim > 1 else answer[None]
-        rows, y = (rows[: len(y)], y) if answer.ndim > 1 else (rows, y[-1:])
-        logits.append(rows[y >= 0])
-        labels.append(y[y >= 0])
-    return np.concatenate(logits), np.concatenate(labels)
+    return picked(
+        [
+            (answer[: len(y)] if answer.ndim > 1 else answer, y)
+            for answer, (_, y) in zip(found, streams, strict=True)
+        ]
+    )
 
 
 def right(logits, labels):
     return float(np.mean(logits.argmax(axis=-1) == labels))
-
-
-def beside_the_sequence(model, file, streams):
-    """How far the file is from the model over whole sequences.
-
-    These round no state; rms of the difference over that of the answers.
-    """
-    wanted, _ = answers_of_model(model, streams)
-    answers, _ = answers_of_file(export.LiteRTRunner(file.path), streams)
-    power = np.mean((wanted - wanted.mean(axis=0)) ** 2)
-    return float(np.sqrt(np.mean((answers - wanted) ** 2) / power))
 
 
 def table(results, tasks):

@@ -86,10 +86,7 @@ class TwinGraph:
 
     def layer(self, layer: Any, node: _Node, name: str) -> _Node:
         """A layer of the twin, with the weights of its original."""
-        make = next(
-            (make for kind, make in _MAKERS.items() if type(layer) is kind),
-            None,
-        )
+        make = _MAKERS.get(type(layer))
         if make is None:
             raise ValueError(
                 "`model` must be of layers that have a twin in tf_keras, "

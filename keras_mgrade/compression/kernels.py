@@ -6,7 +6,11 @@ from typing import Any
 import keras
 
 from keras_mgrade.compression.channels import Channels, Group
+from keras_mgrade.compression.products import Taps
 from keras_mgrade.layers.delay_conv1d import DelayConv1D
+
+# Convolutions channel by channel.
+_TAPS = (DelayConv1D, keras.layers.DepthwiseConv1D, Taps)
 
 
 def matrices(
@@ -28,9 +32,7 @@ def matrices(
     found: dict[int, keras.Variable] = {}
     for layer in chosen:
         for part in layer._flatten_layers():
-            if isinstance(
-                part, (DelayConv1D, keras.layers.DepthwiseConv1D)
-            ) or getattr(part, "depthwise", False):
+            if isinstance(part, _TAPS):
                 continue
             for variable in part._trainable_variables:
                 matrix = len(variable.shape) >= 2

@@ -41,22 +41,12 @@ class Mask:
         weights = ops.convert_to_numpy(self.variable)
         return weights.reshape(-1, weights.shape[-1])
 
-    def update(self, steps: range) -> None:
-        """The mask after steps of the schedule, applied if one was due."""
-        due = [step for step in steps if self._is_due(step)]
-        if due:
-            self._step.assign(due[-1])
-            self._scores.assign(self.scores())
-            self._pruning.conditional_mask_update()
-            self.apply()
-
-    def _is_due(self, step: int) -> bool:
-        if self._rule.schedule is None:
-            return False
-        # As tfmot has it.
-        if self._rule.sparsity_m_by_n:
-            return step == 1
-        return bool(self._rule.schedule(step)[0])
+    def update(self, step: int) -> None:
+        """Finds and applies the mask of a step that is due."""
+        self._step.assign(step)
+        self._scores.assign(self.scores())
+        self._pruning.conditional_mask_update()
+        self.apply()
 
     def apply(self) -> None:
         """Sets to zero what has left."""

@@ -89,8 +89,6 @@ class Product(keras.layers.Layer):
 class Taps(Product):
     """A convolution channel by channel, of the weights that are not zero."""
 
-    depthwise = True
-
     def from_file(self, kernel):
         places, counts = taps_of(kernel)
         rows = kernel.reshape(-1, kernel.shape[-1])

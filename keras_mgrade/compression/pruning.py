@@ -117,12 +117,22 @@ class Pruning(keras.callbacks.Callback):
 
     def _update(self, ahead):
         """Masks as of the steps that were taken, and those `ahead`."""
+        if self.schedule is None:
+            return
         sync(self.model)
         # Several at a time with `steps_per_execution`.
         steps = range(self._next, self._iterations() + ahead + 1)
         self._next = max(self._next, steps.stop)
-        for mask in self._masks:
-            mask.update(steps)
+        due = [step for step in steps if self._is_due(step)]
+        if due:
+            for mask in self._masks:
+                mask.update(due[-1])
+
+    def _is_due(self, step):
+        # As tfmot has it.
+        if self.sparsity_m_by_n:
+            return step == 1
+        return bool(self.schedule(step)[0])
 
     def _iterations(self):
         return int(ops.convert_to_numpy(self.model.optimizer.iterations))

@@ -5,11 +5,9 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_mgrade.compression.fake_quantize import SMALLEST
 from keras_mgrade.compression.quantized_steps import QuantizedSteps, unpack
 from keras_mgrade.export import flatbuffer as fb
-
-# A scale must not be zero.
-SMALLEST = 1e-9
 
 
 def file_of(layer: QuantizedSteps) -> bytes:

@@ -142,7 +142,8 @@ def regrow_delays(
     """Moves the weakest tap of every channel to where the loss wants one.
 
     For loops that are not `fit`; with `fit` use `callbacks.RegrowDelays`. In
-    each channel the tap with the smallest weight goes to the whole delay at
+    each channel the tap with the smallest weight (of zero it has left, by
+    pruning, and stays) goes to the whole delay at
     which the loss gradient of a dense kernel is largest, at least one step
     from every other tap, and starts there from a weight of zero. Call it at
     even intervals during the first three quarters of training, about twice a
