@@ -11,9 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-# What `keras.Model(inputs, outputs)` makes; Keras exports only its base.
-from keras.src.models.functional import Functional
-
+from keras_mgrade.graph_walk import graph_of, is_graph, walk
 from keras_mgrade.layers import keras_steps
 from keras_mgrade.layers.pointwise import apply_pointwise, why_not_pointwise
 
@@ -125,19 +123,14 @@ class StepGraph:
     def run(self, model: Any, inputs: Any, path: tuple[str, ...] = ()) -> Any:
         """The outputs of one step of `model`, in the model's structure."""
 
-        def call(operation, *args, **kwargs):
+        def visit(operation, args, kwargs):
             return self._node(operation, path, args, kwargs)
 
-        graph = getattr(model, "_functional", None) or model
-        for operation in graph.operations:
+        for operation in graph_of(model).operations:
             # In front of the operations that its mask is made of.
             if isinstance(operation, keras.layers.Masking):
                 refuse((*path, operation.name), "it makes a mask", operation)
-        # Keras's own traversal; `clone_model` uses it in the same way, but
-        # refuses `call_function` for Sequential.
-        return graph._run_through_graph(
-            inputs, operation_fn=lambda operation: operation, call_fn=call
-        )
+        return walk(model, inputs, visit)
 
     def _mark(self, tensor, timed):
         if timed:
@@ -150,7 +143,7 @@ class StepGraph:
         if not isinstance(operation, keras.layers.Layer):
             return self._operation(operation, path, args, kwargs)
         x = _only_input(operation, path, args, kwargs)
-        if _is_graph(operation):
+        if is_graph(operation):
             return self.run(operation, _in_order(operation, x), path)
         tensors = keras.tree.flatten(x)
         if not self._timed(operation, path, tensors):
@@ -317,12 +310,6 @@ def identifier(name: str) -> str:
     """
     name = re.sub(r"\W", "_", name, flags=re.ASCII)
     return name if name[0].isalpha() else f"layer_{name}"
-
-
-def _is_graph(layer):
-    """Whether a layer is a model whose call is its graph and nothing else."""
-    graphs = (keras.Sequential, Functional)
-    return any(type(layer).call is graph.call for graph in graphs)
 
 
 def _only_input(layer, path, args, kwargs):

@@ -80,14 +80,7 @@ def stream_and_axes(
 ) -> tuple[keras.Model, TimeAxes]:
     """`streaming_model`, and what the step model no longer shows."""
     batch_size = validation.positive_integer("batch_size", batch_size)
-    validation.not_tf_keras("model", model)
-    if not getattr(model, "inputs", None):
-        raise ValueError(
-            "`model` must be a Sequential or functional model whose input "
-            "shape is known; start a Sequential with keras.Input((None, "
-            "channels)), and write a subclassed model as a functional one. "
-            f"Received: model={model!r}"
-        )
+    validation.built_graph("model", model)
     graph = StepGraph(batch_size, [x.name for x in model.inputs])
     inputs = [graph.input(x) for x in model.inputs]
     if not graph.timed:

@@ -93,6 +93,18 @@ def not_tf_keras(name: str, value: Any) -> None:
         )
 
 
+def built_graph(name: str, value: Any) -> None:
+    """Refuses what is not a Sequential or functional model with inputs."""
+    not_tf_keras(name, value)
+    if not getattr(value, "inputs", None):
+        raise ValueError(
+            f"`{name}` must be a Sequential or functional model whose input "
+            "shape is known; start a Sequential with keras.Input((None, "
+            "channels)), and write a subclassed model as a functional one. "
+            f"Received: {name}={value!r}"
+        )
+
+
 def sequences(name: str, x: Any, mask: Any) -> None:
     """Refuses what Keras's own checks of rank and channels let through.
 

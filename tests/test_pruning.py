@@ -225,7 +225,7 @@ def test_taps_that_leave_shorten_the_line(rng):
 
 
 def test_a_model_that_is_not_built_is_refused():
-    with pytest.raises(ValueError, match="`model` must be a built"):
+    with pytest.raises(ValueError, match="`model` must be a Sequential"):
         shrink(keras.Sequential([keras.layers.Dense(2)]))
     # All channels are the model's own outputs or inputs.
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])

@@ -9,6 +9,7 @@ import tolerances
 from budget import slow_except_on
 from keras_mgrade import export
 from keras_mgrade.compression import Pruning, quantization_aware
+from keras_mgrade.compression.products import Taps
 from test_export import RUNNERS, once, pytestmark  # noqa: F401
 
 # Of the rms of the answers, file beside model: where a value lies half way
@@ -110,6 +111,23 @@ def test_training_moves_weights_and_ranges_and_zeros_stay(pair):
     moved = [float(p.maximum) for p in layer.points] != np.array(ranges)
     fixed = layer.program.fixed
     assert not any(moved[i] for i in fixed) and any(moved)
+
+
+def test_matrices_are_pruned_and_taps_stay(pair):
+    _, model = pair
+    before = model.get_weights()
+    model.compile("sgd", "mse")
+    x = sequences()
+    y = np.zeros((*x.shape[:2], 5))
+    model.fit(x, y, verbose=0, callbacks=[Pruning(0.5)])
+    kinds = set()
+    for product in model.layers[-1].products.values():
+        zeros = np.mean(keras.ops.convert_to_numpy(product.kernel) == 0)
+        taps = isinstance(product, Taps)
+        assert zeros == pytest.approx(0 if taps else 0.5, abs=0.05)
+        kinds.add(taps)
+    assert kinds == {False, True}
+    model.set_weights(before)
 
 
 def test_it_comes_back_from_its_file(pair, tmp_path):

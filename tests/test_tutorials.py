@@ -1,5 +1,6 @@
 """The tutorials, a small part of each, as a user runs them."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -8,29 +9,34 @@ import sys
 import keras
 import pytest
 
-from budget import AS_USERS
-
 EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / "examples"
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "jax",
-    reason="the tutorials run on JAX unless told otherwise; once is enough",
-)
+
+def on(backend):
+    """Each tutorial once: what differs between backends is tested elsewhere.
+
+    With two of them, for the sake of the time that each backend's tests take.
+    """
+    return pytest.mark.skipif(
+        keras.backend.backend() != backend,
+        reason=f"this tutorial is tested with {backend}",
+    )
 
 
 def run_fast(script, *arguments):
     """What a tutorial prints with `--fast`."""
     done = subprocess.run(
         [sys.executable, EXAMPLES / script, "--fast", *arguments],
-        env=AS_USERS,
+        env=os.environ,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
+@on("jax")
 def test_stream_a_sensor():
     printed = run_fast("stream_a_sensor.py")
     rows = re.findall(
@@ -48,6 +54,7 @@ def test_stream_a_sensor():
         assert 0 < chunk < single
 
 
+@on("jax")
 def test_replace_a_gru():
     printed = run_fast("replace_a_gru.py")
     rows = re.findall(
@@ -66,6 +73,7 @@ def test_replace_a_gru():
     assert counts[0] > 10 * counts[1] and counts[2] > 4 * counts[3]
 
 
+@on("jax")
 def test_what_delays_learn(tmp_path):
     printed = run_fast("what_delays_learn.py", "--output", tmp_path)
     rows = re.findall(
@@ -84,6 +92,7 @@ def test_what_delays_learn(tmp_path):
     assert picture.stat().st_size > 10_000
 
 
+@on("torch")
 def test_keyword_to_microcontroller(tmp_path):
     printed = run_fast("keyword_to_microcontroller.py", "--output", tmp_path)
     rows = re.findall(
@@ -105,4 +114,32 @@ def test_keyword_to_microcontroller(tmp_path):
     assert sizes[0] == sizes[1] > 2 * sizes[2] == 2 * sizes[3]
     assert (tmp_path / "bundle" / "self_test.c").is_file()
     picture = tmp_path / "keyword_to_microcontroller.png"
+    assert picture.stat().st_size > 10_000
+
+
+@on("torch")
+def test_smaller(tmp_path):
+    printed = run_fast("smaller.py", "--output", tmp_path)
+    rows = re.findall(
+        r"^(\S.+), (float32|mixed) +[\d.]+%((?: +[\d,]+){4})$", printed, re.M
+    )
+    assert [(name, precision) for name, precision, _ in rows] == [
+        ("as trained", "float32"),
+        ("as trained", "mixed"),
+        ("half the channels", "mixed"),
+        ("80 % zeros", "mixed"),
+        ("16 values", "mixed"),
+        ("trained in eight bits", "mixed"),
+    ]
+    file, compressed, states, arena = zip(
+        *([int(n.replace(",", "")) for n in row[2].split()] for row in rows),
+        strict=True,
+    )
+    assert file[0] > 2 * file[1] > 3 * file[2] > 3 * file[5]
+    assert compressed[1] > 2 * compressed[2] > 2.5 * compressed[3]
+    assert compressed[3] > compressed[4] > compressed[5]
+    # Half the channels, at most as long.
+    assert states[0] > 3 * states[1] > 5 * states[2] == 5 * states[5]
+    assert arena[1] > arena[2] == arena[3] > arena[5]
+    picture = tmp_path / "smaller.png"
     assert picture.stat().st_size > 10_000

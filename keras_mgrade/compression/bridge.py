@@ -41,12 +41,7 @@ def to_tf_keras(model: keras.Model, annotate: bool = False) -> Any:
     Raises:
         ValueError: If a layer has no twin; it is named.
     """
-    validation.not_tf_keras("model", model)
-    if not getattr(model, "inputs", None):
-        raise ValueError(
-            "`model` must be a built Sequential or functional model. "
-            f"Received: model={model!r}"
-        )
+    validation.built_graph("model", model)
     from keras_mgrade.compression.bridge_graph import TwinGraph
 
     return TwinGraph(annotate).model(model)

@@ -7,12 +7,9 @@ import numpy as np
 import tf_keras
 from keras import ops
 
-# What `keras.Model(inputs, outputs)` makes; Keras exports only its base.
-from keras.src.models.functional import Functional
-
 from keras_mgrade import activations
 from keras_mgrade.compression import tf_keras_layers as twins
-from keras_mgrade.compression.graph_walk import walk
+from keras_mgrade.graph_walk import is_graph, walk
 from keras_mgrade.layers.delay_conv1d import DelayConv1D
 from keras_mgrade.layers.mgrade import MGrade
 from keras_mgrade.layers.min_gru import MinGRU
@@ -55,11 +52,11 @@ class TwinGraph:
             layer.set_weights(values)
         return made
 
-    def _node(self, operation, args):
+    def _node(self, operation, args, kwargs):
         x = args[0]
         if isinstance(operation, MGrade):
             return self._composite(operation, x)
-        if isinstance(operation, (Functional, keras.Sequential)):
+        if is_graph(operation):
             return walk(operation, keras.tree.flatten(x), self._node)
         kind = type(operation).__name__
         if kind in ("Add", "Multiply", "Concatenate", "Subtract"):

@@ -12,10 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-# What `keras.Model(inputs, outputs)` makes; Keras exports only its base.
-from keras.src.models.functional import Functional
-
-from keras_mgrade.compression.graph_walk import walk
+from keras_mgrade.graph_walk import is_graph, walk
 from keras_mgrade.layers.delay_conv1d import DelayConv1D
 from keras_mgrade.layers.mgrade import MGrade
 from keras_mgrade.layers.min_gru import MinGRU
@@ -137,11 +134,11 @@ class Channels:
             self._parents[other] = first
         return _Node(first, self)
 
-    def _node(self, operation, args):
+    def _node(self, operation, args, kwargs):
         nodes = [n for n in keras.tree.flatten(args) if isinstance(n, _Node)]
         if isinstance(operation, MGrade):
             return self._composite(operation, nodes[0])
-        if isinstance(operation, (Functional, keras.Sequential)):
+        if is_graph(operation):
             return walk(operation, nodes, self._node)
         name = type(operation).__name__
         if name in ("Add", "Subtract", "Multiply", "Average", "Maximum"):

@@ -55,7 +55,9 @@ class Pruning(keras.callbacks.Callback):
         structure: What leaves: `"weights"`; `"units"`, whole channels with
             all that makes and reads them, in every layer that they pass
             through; `"taps"` of delay convolutions. `shrink` then rebuilds
-            the model without them. Defaults to `"weights"`.
+            the model without them. Channels that a layer normalisation sees
+            stay (`MGrade(normalization="batch")` lets them leave), as do the
+            model's own inputs and outputs. Defaults to `"weights"`.
 
     Raises:
         ValueError: If an argument is not of its kind or a layer is missing.

@@ -42,12 +42,7 @@ def shrink(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: If `model` is no such model.
     """
-    validation.not_tf_keras("model", model)
-    if not getattr(model, "inputs", None):
-        raise ValueError(
-            "`model` must be a built Sequential or functional model. "
-            f"Received: model={model!r}"
-        )
+    validation.built_graph("model", model)
     channels = Channels(model)
     kept = _kept(channels)
     made = keras.models.clone_model(
