@@ -241,7 +241,10 @@ def check_penalty(rng, loss, x, compiled):
 
 
 @in_float64
-@pytest.mark.parametrize("normalization", ["layer", "batch", None])
+@pytest.mark.parametrize(
+    "normalization",
+    [pytest.param("layer", marks=pytest.mark.slow), "batch", None],
+)
 def test_mgrade(rng, normalization):
     layer = MGrade(
         4,
