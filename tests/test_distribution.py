@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import keras
+import pytest
 
-from budget import AS_USERS, slow_except_on
+from budget import AS_USERS
 
 SCRIPT = (
     pathlib.Path(__file__).resolve().parent.parent
@@ -18,7 +19,7 @@ SCRIPT = (
 APART = 1e-4
 
 
-@slow_except_on("jax")
+@pytest.mark.slow
 def test_two_devices():
     backend = keras.backend.backend()
     done = subprocess.run(
