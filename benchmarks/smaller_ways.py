@@ -9,6 +9,7 @@ from keras_mgrade.compression import (
     quantization_aware,
     shrink,
 )
+from smaller_parts import half_way_to, one_range_a_matrix
 
 CLUSTERS = 16
 SPARSITY = 0.8
@@ -56,13 +57,7 @@ class Ways:
         return model
 
     def _schedule(self, share):
-        """To `share` in the first half of a tuning, in twenty steps."""
-        from tensorflow_model_optimization.sparsity import keras as sparsity
-
-        often = max(1, self._task.steps(PRUNE) // 40)
-        return sparsity.PolynomialDecay(
-            0.0, share, begin_step=0, end_step=20 * often, frequency=often
-        )
+        return half_way_to(share, self._task.steps(PRUNE))
 
     def floats(self):
         return self.behind.model
@@ -148,13 +143,15 @@ class Ways:
         def make():
             few = copy(model)
             self._tune(
-                few, PRUNE, Pruning(self._schedule(SPARSITY), layers=[few])
+                few,
+                PRUNE,
+                Pruning(self._schedule(SPARSITY), layers=[few]),
             )
             self._tune(few, CLUSTER, *self._keep(few))
             made = quantization_aware(
                 few,
                 self.calibration,
-                weight_quantizer=per_tensor(),
+                weight_quantizer=one_range_a_matrix(),
                 **LINES,
             )
             return self._tune(made, QUANTISE, *self._keep(made))
@@ -167,15 +164,6 @@ class Ways:
             Pruning(layers=[model]),
             Clustering(CLUSTERS, layers=[model], preserve_sparsity=True),
         )
-
-
-def per_tensor():
-    """One range a matrix: few values stay few."""
-    from tensorflow_model_optimization.quantization import keras as tfmot
-
-    return tfmot.quantizers.LastValueQuantizer(
-        num_bits=8, per_axis=False, symmetric=True, narrow_range=True
-    )
 
 
 def copy(model):

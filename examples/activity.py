@@ -73,8 +73,9 @@ def front_end(samples, settings):
     left = ops.relu(share)
     right = left - share
     spread = ops.log(1 + left * mu) - ops.log(1 + right * mu)
-    turns = spread * (TURNS * GAIN / np.float32(np.log1p(mu)))
-    return share * ((1 - TURNS) * GAIN) + turns
+    turns = TURNS * GAIN / np.float32(np.log1p(mu))
+    # PyTorch's own operators warn of arrays.
+    return ops.multiply(share, (1 - TURNS) * GAIN) + ops.multiply(spread, turns)
 
 
 def make_model(settings, body=None, **changes):

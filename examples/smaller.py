@@ -49,6 +49,7 @@ import activity  # noqa: E402
 import hapt  # noqa: E402
 import keras_mgrade  # noqa: E402
 from keras_mgrade import compression  # noqa: E402
+from smaller_parts import half_way_to, one_range_a_matrix  # noqa: E402
 
 matplotlib.use("Agg")
 
@@ -78,7 +79,7 @@ def main(options):
     note("as trained", model, "float32", "mixed")
 
     print("\n2. Half of its channels and taps leave; the rest is rebuilt")
-    schedule = task.schedule(STRUCTURED)
+    schedule = half_way_to(STRUCTURED, task.settings.steps)
     task.train(
         model,
         compression.Pruning(schedule, layers=[model], structure="units"),
@@ -89,8 +90,8 @@ def main(options):
     note("half the channels", model)
 
     print("\n3. Eight of ten weights become zero")
-    prune = compression.Pruning(task.schedule(SPARSITY))
-    task.train(model, prune)
+    schedule = half_way_to(SPARSITY, task.settings.steps)
+    task.train(model, compression.Pruning(schedule))
     note("80 % zeros", model)
 
     print("\n4. Sixteen values a matrix, zero among them")
@@ -153,19 +154,6 @@ class Task:
             extra=callbacks,
         )
 
-    def schedule(self, share):
-        """Up to this share in the first half of a training."""
-        from tensorflow_model_optimization.sparsity import keras as sparsity
-
-        frequency = self.settings.steps // 40
-        return sparsity.PolynomialDecay(
-            initial_sparsity=0.0,
-            final_sparsity=share,
-            begin_step=0,
-            end_step=20 * frequency,
-            frequency=frequency,
-        )
-
     def measure(self, name, model, *precisions):
         """Rows of the table, one for each file."""
         if not is_quantised(model):
@@ -212,15 +200,6 @@ def file_name(name):
 def is_quantised(model):
     """Whether it trains as its file computes, from raw samples on."""
     return any(isinstance(x, compression.QuantizedSteps) for x in model.layers)
-
-
-def one_range_a_matrix():
-    """Sixteen values stay sixteen; with a range a channel they do not."""
-    from tensorflow_model_optimization.quantization import keras as tfmot
-
-    return tfmot.quantizers.LastValueQuantizer(
-        num_bits=8, per_axis=False, symmetric=True, narrow_range=True
-    )
 
 
 def print_table(rows):

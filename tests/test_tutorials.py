@@ -1,6 +1,5 @@
-"""The tutorials, a small part of each, as a user runs them."""
+"""The tutorials, a small part of each, in a process of its own."""
 
-import os
 import pathlib
 import re
 import subprocess
@@ -27,7 +26,6 @@ def run_fast(script, *arguments):
     """What a tutorial prints with `--fast`."""
     done = subprocess.run(
         [sys.executable, EXAMPLES / script, "--fast", *arguments],
-        env=os.environ,
         capture_output=True,
         text=True,
         timeout=600,
