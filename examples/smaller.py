@@ -6,8 +6,8 @@ trains what remains as the device will compute it: in eight bits, with ranges
 that need no calibration. After each step the file is made, its bytes counted,
 and people that the model never saw streamed through it.
 
-    python examples/smaller.py          # some ten minutes, two cores
-    python examples/smaller.py --fast   # two minutes
+    python examples/smaller.py          # some twelve minutes, two cores
+    python examples/smaller.py --fast   # two and a half
 """
 
 import argparse
