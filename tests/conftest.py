@@ -13,3 +13,12 @@ def seeded():
 @pytest.fixture
 def rng():
     return np.random.default_rng(7)
+
+
+@pytest.fixture
+def policy_everywhere(request):
+    """For `indirect` parameters: the dtype policy of all layers."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)

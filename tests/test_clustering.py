@@ -88,6 +88,30 @@ def test_few_values_and_zeros_stay(method, rng, tmp_path):
     assert len(np.unique(again.get_weights()[0])) <= 6
 
 
+@pytest.mark.parametrize(
+    "policy_everywhere", ["float16", "mixed_bfloat16"], indirect=True
+)
+def test_weights_loaded_in_between_and_averages(policy_everywhere, rng):
+    """A callback that is used again starts from the weights there are."""
+    x, y = data(rng)
+    model = dense_model(keras)
+    # Steps of nothing.
+    model.compile(keras.optimizers.SGD(1e-30), "mse")
+    callback = Clustering(4, preserve_sparsity=True)
+    model.fit(x, y, verbose=0, callbacks=[callback])
+    few = model.get_weights()
+    model.fit(x, y, verbose=0, callbacks=[callback])
+    np.testing.assert_array_equal(model.get_weights()[0], few[0])
+    model.set_weights([-w for w in few])
+    model.fit(x, y, verbose=0, callbacks=[callback])
+    np.testing.assert_array_equal(model.get_weights()[0], -few[0])
+    model.compile(keras.optimizers.SGD(0.1, use_ema=True), "mse")
+    model.fit(x, y, verbose=0, callbacks=[callback])
+    after = model.get_weights()[0]
+    assert len(np.unique(after)) <= 4 and np.any(after != -few[0])
+    np.testing.assert_array_equal(after == 0, few[0] == 0)
+
+
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="at least 2. Received"):
         Clustering(1)

@@ -170,14 +170,6 @@ def test_pooling_sums_in_float32(mode, rng):
     assert_close(array(pools[0](x)), array(pools[1](x)), 1e-3)
 
 
-@pytest.fixture
-def policy_everywhere(request):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(request.param)
-    yield request.param
-    keras.config.set_dtype_policy(before)
-
-
 @pytest.mark.parametrize("policy_everywhere", POLICIES, indirect=True)
 def test_a_fit_learns(policy_everywhere, rng):
     model = keras.Sequential(

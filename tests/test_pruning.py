@@ -84,6 +84,41 @@ def test_zeros_survive_files_and_another_training(tmp_path, rng):
                 np.testing.assert_array_equal(w == 0, before)
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [{"schedule": np.float32(0.5)}, {"sparsity_m_by_n": (2, 4)}],
+    ids=["share", "2:4"],
+)
+def test_an_optimizer_that_has_stepped(rule, rng):
+    """A share and two of four are due in the first step of each fit."""
+    x, y = data(rng)
+    model = dense_model(keras)
+    model.compile("adam", "mse")
+    model.fit(x, y, batch_size=32, epochs=3, verbose=0)
+    model.fit(x, y, batch_size=32, verbose=0, callbacks=[Pruning(**rule)])
+    assert [np.mean(w == 0) for w in model.get_weights()[::2]] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "policy_everywhere",
+    ["float16", "mixed_bfloat16"] + ["float64"] * (BACKEND != "jax"),
+    indirect=True,
+)
+def test_zeros_stay_under_a_smaller_share_in_every_precision(policy_everywhere, rng):
+    """Under averages of weights, too, which are not zero where those are."""
+    x, y = data(rng)
+    model = dense_model(keras)
+    model.layers[0].kernel.assign(
+        model.layers[0].kernel * (rng.uniform(size=(8, 16)) < 0.3)
+    )
+    zeros = model.get_weights()[0] == 0
+    model.compile(keras.optimizers.SGD(0.1, use_ema=True), "mse")
+    model.fit(x, y, 8, verbose=0, callbacks=[Pruning(0.5)])
+    first, second = model.get_weights()[::2]
+    np.testing.assert_array_equal(first == 0, zeros)
+    assert np.mean(second == 0) == 0.5
+
+
 @pytest.mark.skipif(BACKEND == "torch", reason="one step at a time there")
 def test_several_steps_an_execution(rng):
     """No step of the schedule is missed, the last one neither."""
@@ -148,12 +183,51 @@ def test_only_the_layers_that_are_named(rng):
     assert shares == [0.0, 0.5]
     with pytest.raises(ValueError, match="`layers` must be .* Received"):
         model.fit(x, y, verbose=0, callbacks=[Pruning(0.5, layers=["no"])])
+    with pytest.raises(ValueError, match="`layers` must be .* Received"):
+        model.fit(x, y, verbose=0, callbacks=[Pruning(0.5, layers=[Pruning])])
 
 
-@pytest.mark.parametrize("wrong", ["half", 1.5, -0.1])
+def test_parts_of_the_same_name(rng):
+    """Those of each MGrade have the names of the other's."""
+    blocks = [
+        keras_mgrade.MGrade(4, 2, 3, normalization="batch") for _ in "ab"
+    ]
+    model = keras.Sequential([keras.Input((None, 4)), *blocks])
+    model.compile("sgd", "mse")
+    x = rng.normal(size=(4, 6, 4)).astype("float32")
+    part = blocks[0].recurrence
+    fit = {"verbose": 0, "callbacks": [Pruning(0.5, layers=[part])]}
+    model.fit(x, x, **fit)
+    shares = [
+        float(np.mean(keras.ops.convert_to_numpy(b.recurrence.cell.kernel) == 0))
+        for b in blocks
+    ]
+    assert shares == [0.5, 0.0]
+    with pytest.raises(ValueError, match="2 layers are called"):
+        model.fit(
+            x, x, verbose=0, callbacks=[Pruning(0.5, layers=[part.name])]
+        )
+
+
+@pytest.mark.parametrize("wrong", ["half", 1.5, 1.0, -0.1, True])
 def test_wrong_schedules_are_refused(wrong):
     with pytest.raises(ValueError, match="schedule.* Received: schedule="):
         Pruning(wrong)
+
+
+def test_wrong_blocks_are_refused(rng):
+    for words in ({"block_size": 2}, {"sparsity_m_by_n": (2, 0)}):
+        with pytest.raises(ValueError, match=f"{next(iter(words))}=|_n=0"):
+            Pruning(0.5, **words)
+    with pytest.raises(ValueError, match="single weights.* Received: block_s"):
+        Pruning(0.5, block_size=(2, 2), structure="units")
+    x, y = data(rng)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="several rows and .* shape .8, 1."):
+        model.fit(
+            x, y[:, :1], verbose=0, callbacks=[Pruning(0.5, block_size=(2, 2))]
+        )
 
 
 def sequence_model(normalization, interpolation):

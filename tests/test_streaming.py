@@ -378,14 +378,11 @@ def test_mgrade_returns_its_states(rng):
     assert_streams(model, rng)
 
 
-def test_mixed_precision_leaves_float32_layers_alone(rng):
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        model = sequential(gru(dtype="float32"), mgrade(dtype="float32"))
-        # In bfloat16 this would miss the tolerance a thousandfold.
-        assert_streams(model, rng)
-    finally:
-        keras.config.set_dtype_policy("float32")
+@pytest.mark.parametrize("policy_everywhere", ["mixed_bfloat16"], indirect=True)
+def test_mixed_precision_leaves_float32_layers_alone(policy_everywhere, rng):
+    model = sequential(gru(dtype="float32"), mgrade(dtype="float32"))
+    # In bfloat16 this would miss the tolerance a thousandfold.
+    assert_streams(model, rng)
 
 
 def golden_model():

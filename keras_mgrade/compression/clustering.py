@@ -84,7 +84,8 @@ class Clustering(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         sync(self.model)
         found = kernels.matrices(self.model, self.layers)
-        known = {id(cluster.variable): cluster for cluster in self._clusters}
+        # Of a fit before, unless other weights were loaded in between.
+        known = {id(c.variable): c for c in self._clusters if c.holds()}
         self._clusters = [
             known.get(id(variable)) or _Clusters(variable, self)
             for variable in found
@@ -97,6 +98,14 @@ class Clustering(keras.callbacks.Callback):
         for clusters in self._clusters:
             clusters.move()
             clusters.apply()
+
+    def on_train_end(self, logs=None):
+        # An optimizer with `use_ema` has just put its averages in place.
+        sync(self.model)
+        for clusters in self._clusters:
+            if not clusters.holds():
+                clusters.settle()
+                clusters.apply()
 
 
 class _Clusters:
@@ -156,6 +165,24 @@ class _Clusters:
             moves = moves / np.maximum(sizes, 1)
         self._centroids.assign_add(moves.astype("float32"))
         self._assign()
+
+    def settle(self) -> None:
+        """Let each centroid be the mean of what its weights are now."""
+        members = self._members.ravel()
+        values = ops.convert_to_numpy(self.variable).astype("float32").ravel()
+        count = self._centroids.shape[0]
+        sizes = np.bincount(members, minlength=count)
+        means = np.bincount(members, values, minlength=count) / np.maximum(
+            sizes, 1
+        )
+        if self._zero is not None:
+            means[self._zero] = 0.0
+        self._centroids.assign(means.astype("float32"))
+
+    def holds(self) -> bool:
+        """Whether the variable is as `apply` left it."""
+        held = ops.convert_to_tensor(self._shared(), self.variable.dtype)
+        return bool(ops.all(ops.equal(self.variable, held)))
 
     def apply(self) -> None:
         self.variable.assign(self._shared())

@@ -108,14 +108,27 @@ def groups(
 def _chosen(model: keras.Model, layers: Any) -> list[keras.Layer]:
     if layers is None:
         return [model]
-    every = {layer.name: layer for layer in model._flatten_layers()}
+    every = model._flatten_layers()
     chosen = []
-    for layer in layers:
-        name = layer if isinstance(layer, str) else layer.name
-        if name not in every:
+    for asked in layers:
+        # Parts of one MGrade are called as those of another.
+        found = [
+            layer
+            for layer in every
+            if asked is layer
+            or (isinstance(asked, str) and asked == layer.name)
+        ]
+        if not found:
             raise ValueError(
                 "`layers` must be layers of the model or their names, "
-                f"{sorted(every)}. Received: layers={list(layers)!r}"
+                f"{sorted({layer.name for layer in every})}. "
+                f"Received: layers={list(layers)!r}"
             )
-        chosen.append(every[name])
+        if len(found) > 1:
+            raise ValueError(
+                f"`layers` must say which layers are meant: {len(found)} "
+                f"layers are called {asked!r}. Give the layer itself. "
+                f"Received: layers={list(layers)!r}"
+            )
+        chosen += found
     return chosen

@@ -15,30 +15,42 @@ class Mask:
 
     Args:
         variable: The variable.
-        rule: The `Pruning` whose schedule and blocks it goes by.
+        rule: The `Pruning` whose blocks it goes by.
+        schedule: tfmot's schedule of the shares of zeros.
+
+    Raises:
+        ValueError: If the variable has no such blocks.
     """
 
-    def __init__(self, variable: keras.Variable, rule: Any):
+    def __init__(self, variable: keras.Variable, rule: Any, schedule: Any):
         import tensorflow as tf
 
-        self.variable, self._rule = variable, rule
+        self.variable = variable
         scores = self.scores()
+        if rule.block_size != (1, 1) and 1 in scores.shape:
+            raise ValueError(
+                "`block_size` is for matrices of several rows and columns; "
+                "name those in `layers`. "
+                f"Received: block_size={rule.block_size}, {variable.path} of "
+                f"shape {tuple(variable.shape)}"
+            )
         self._step = tf.Variable(0, dtype="int64")
         self._scores = tf.Variable(scores)
-        # A weight that is zero has left before.
-        self._mask = tf.Variable((scores != 0).astype(scores.dtype))
+        # A weight that is zero has left before, unless none has started.
+        self._left = (scores != 0) | ~np.any(scores)
+        self._mask = tf.Variable(self._left.astype("float32"))
         self._pruning = tfmot_parts.pruning_class()(
             lambda: self._step,
             [(self._scores, self._mask, tf.Variable(0.0))],
-            rule.schedule,
+            schedule,
             rule.block_size,
             rule.block_pooling_type,
             rule.sparsity_m_by_n,
         )
 
     def scores(self) -> np.ndarray:
-        """What is compared, as tfmot takes it: a matrix."""
-        weights = ops.convert_to_numpy(self.variable)
+        """What is compared, as tfmot takes it: a matrix, in float32."""
+        weights = ops.convert_to_numpy(self.variable).astype("float32")
         return weights.reshape(-1, weights.shape[-1])
 
     def update(self, step: int) -> None:
@@ -46,6 +58,8 @@ class Mask:
         self._step.assign(step)
         self._scores.assign(self.scores())
         self._pruning.conditional_mask_update()
+        # Under a smaller share than theirs tfmot would let zeros come back.
+        self._mask.assign(self._mask * self._left)
         self.apply()
 
     def apply(self) -> None:
@@ -57,9 +71,9 @@ class Mask:
 class UnitMask(Mask):
     """Of whole channels: nothing reads those that have left."""
 
-    def __init__(self, group: Group, rule: Any):
+    def __init__(self, group: Group, rule: Any, schedule: Any):
         self._group = group
-        super().__init__(None, rule)
+        super().__init__(None, rule, schedule)
 
     def scores(self):
         return row_scores(self._group).astype("float32")[None]

@@ -1,5 +1,6 @@
 """Weights that leave one after the other during `fit`, by tfmot's rules."""
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,9 +39,9 @@ class Pruning(keras.callbacks.Callback):
     Args:
         schedule: A schedule of `tfmot.sparsity.keras` (`PolynomialDecay`,
             `ConstantSparsity`), in steps of the optimizer; or a number, the
-            share of zeros from the first step on. A step is due where
-            `(step - begin_step) % frequency` is zero: let `frequency` divide
-            their distance, or the final share is missed by a little.
+            share of zeros from the first step of each `fit` on. A step is due
+            where `(step - begin_step) % frequency` is zero: let `frequency`
+            divide their distance, or the final share is missed by a little.
             Defaults to `None`, which keeps the zeros there are (in
             quantisation-aware training, say).
         layers: Names of layers, or layers, whose matrices are meant. Defaults
@@ -51,7 +52,8 @@ class Pruning(keras.callbacks.Callback):
         block_pooling_type: `"AVG"` or `"MAX"`: what of a block is compared.
             Defaults to `"AVG"`.
         sparsity_m_by_n: `(2, 4)` lets two of four neighbouring inputs of an
-            output leave, in the first step. Defaults to `None`.
+            output leave, in the first step of each `fit`, whatever
+            `schedule` says. Defaults to `None`.
         structure: What leaves: `"weights"`; `"units"`, whole channels with
             all that makes and reads them, in every layer that they pass
             through; `"taps"` of delay convolutions. `shrink` then rebuilds
@@ -60,7 +62,8 @@ class Pruning(keras.callbacks.Callback):
             model's own inputs and outputs. Defaults to `"weights"`.
 
     Raises:
-        ValueError: If an argument is not of its kind or a layer is missing.
+        ValueError: If an argument is not of its kind, a layer is missing, or
+            a matrix has no blocks of this size.
     """
 
     def __init__(
@@ -78,80 +81,103 @@ class Pruning(keras.callbacks.Callback):
         )
         self.schedule = _schedule(schedule)
         self.layers = layers
-        self.block_size = tuple(block_size)
+        self.block_size = _pair("block_size", block_size)
         self.block_pooling_type = validation.one_of(
             "block_pooling_type", block_pooling_type, ("AVG", "MAX")
         )
         self.sparsity_m_by_n = sparsity_m_by_n
+        if sparsity_m_by_n is not None:
+            self.sparsity_m_by_n = _pair("sparsity_m_by_n", sparsity_m_by_n)
+        if structure != "weights":
+            for name, given in (
+                ("block_size", self.block_size != (1, 1)),
+                ("sparsity_m_by_n", sparsity_m_by_n is not None),
+            ):
+                if given:
+                    raise ValueError(
+                        f"`{name}` is for single weights, "
+                        'structure="weights". '
+                        f"Received: {name}={getattr(self, name)}, "
+                        f"structure={structure!r}"
+                    )
         self._masks: list[Mask] = []
 
     def on_train_begin(self, logs=None):
         sync(self.model)
-        self._next = self._iterations() + 1
-        if self.structure == "units":
-            made = [
-                UnitMask(group, self)
-                for group in kernels.groups(self.model, self.layers)
-            ]
-        elif self.structure == "taps":
-            made = [
-                Mask(variable, self)
-                for variable in kernels.taps(self.model, self.layers)
-            ]
-        else:
-            made = [
-                Mask(variable, self)
-                for variable in kernels.matrices(self.model, self.layers)
-            ]
-        self._masks = made
+        self._first = self._next = self._iterations() + 1
+        self._due = self.schedule
+        if isinstance(self.schedule, float):
+            kinds = tfmot_parts.tfmot().sparsity.keras
+            self._due = kinds.ConstantSparsity(self.schedule, self._first)
+        make, find = {
+            "weights": (Mask, kernels.matrices),
+            "units": (UnitMask, kernels.groups),
+            "taps": (Mask, kernels.taps),
+        }[self.structure]
+        self._masks = [
+            make(part, self, self._due)
+            for part in find(self.model, self.layers)
+        ]
 
     def on_train_batch_begin(self, batch, logs=None):
         self._update(ahead=1)
 
     def on_train_batch_end(self, batch, logs=None):
         # Before other callbacks look at the weights.
-        sync(self.model)
-        for mask in self._masks:
-            mask.apply()
+        self._apply()
 
     def on_epoch_end(self, epoch, logs=None):
         self._update(ahead=0)
 
+    def on_train_end(self, logs=None):
+        # An optimizer with `use_ema` has just put its averages in place.
+        self._apply()
+
+    def _apply(self):
+        sync(self.model)
+        for mask in self._masks:
+            mask.apply()
+
     def _update(self, ahead):
         """Masks as of the steps that were taken, and those `ahead`."""
-        if self.schedule is None:
-            return
         sync(self.model)
         # Several at a time with `steps_per_execution`.
         steps = range(self._next, self._iterations() + ahead + 1)
         self._next = max(self._next, steps.stop)
         due = [step for step in steps if self._is_due(step)]
         if due:
+            # tfmot looks for two of four in the very first step only.
+            step = 1 if self.sparsity_m_by_n else due[-1]
             for mask in self._masks:
-                mask.update(due[-1])
+                mask.update(step)
 
     def _is_due(self, step):
-        # As tfmot has it.
         if self.sparsity_m_by_n:
-            return step == 1
-        return bool(self.schedule(step)[0])
+            return step == self._first
+        return self._due is not None and bool(self._due(step)[0])
 
     def _iterations(self):
         return int(ops.convert_to_numpy(self.model.optimizer.iterations))
 
 
 def _schedule(schedule: Any) -> Any:
-    """A schedule of tfmot, or `None`."""
-    if schedule is None:
-        return None
-    kinds = tfmot_parts.tfmot().sparsity.keras
-    if isinstance(schedule, (int, float)):
-        share = validation.share("schedule", schedule)
-        return kinds.ConstantSparsity(share, begin_step=1)
-    if not isinstance(schedule, tfmot_parts.schedule_class()):
+    """A schedule of tfmot, a share, or `None`."""
+    if schedule is None or isinstance(schedule, tfmot_parts.schedule_class()):
+        return schedule
+    real = isinstance(schedule, numbers.Real) and not isinstance(schedule, bool)
+    if real and 0 < schedule < 1:
+        return float(schedule)
+    raise ValueError(
+        "`schedule` must be a schedule of tfmot.sparsity.keras, the share "
+        "of zeros between 0 and 1, or None to keep those there are. "
+        f"Received: schedule={schedule!r}"
+    )
+
+
+def _pair(name: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise ValueError(
-            "`schedule` must be a schedule of tfmot.sparsity.keras, the share "
-            "of zeros, or None to keep those there are. "
-            f"Received: schedule={schedule!r}"
+            f"`{name}` must be two positive integers. "
+            f"Received: {name}={value!r}"
         )
-    return schedule
+    return tuple(validation.positive_integer(name, part) for part in value)
