@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mgrade import activations
 from keras_mgrade.graph_walk import is_graph, walk
 from keras_mgrade.layers.delay_conv1d import DelayConv1D
 from keras_mgrade.layers.mgrade import MGrade
@@ -38,6 +39,16 @@ _MIXING = (
     keras.layers.Softmax,
     keras.layers.UnitNormalization,
 )
+
+_MERGES = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
+
+# Of these each channel is an answer to itself; of others no one knows.
+_APART = [
+    function
+    for module in (keras.activations, activations)
+    for name, function in vars(module).items()
+    if name not in ("softmax", "log_softmax", "sparsemax", "glu")
+]
 
 
 @dataclasses.dataclass
@@ -78,6 +89,8 @@ class Channels:
             minGRU has its units twice).
         layers: For each layer, by its id, the groups of what it makes:
             `"units"`, and of an MGrade `"hidden"`.
+        inputs: For each model within the model, by its id, the groups of
+            what it reads.
     """
 
     def __init__(self, model: keras.Model):
@@ -85,6 +98,8 @@ class Channels:
         self._parents: list[int] = []
         self.axes: dict[int, dict[int, tuple[int, int]]] = {}
         self.layers: dict[int, dict[str, int]] = {}
+        self.inputs: dict[int, list[int]] = {}
+        self._unknown_layers: set[int] = set()
         nodes = []
         for x in model.inputs:
             nodes.append(self._new(x.shape[-1], made=False))
@@ -135,15 +150,26 @@ class Channels:
         return _Node(first, self)
 
     def _node(self, operation, args, kwargs):
-        nodes = [n for n in keras.tree.flatten(args) if isinstance(n, _Node)]
-        if isinstance(operation, MGrade):
-            return self._composite(operation, nodes[0])
+        given = keras.tree.flatten((args, kwargs))
+        nodes = [x for x in given if isinstance(x, _Node)]
+        several = isinstance(operation.output, (list, tuple, dict))
         if is_graph(operation):
-            return walk(operation, nodes, self._node)
-        name = type(operation).__name__
-        if name in ("Add", "Subtract", "Multiply", "Average", "Maximum"):
+            return self._inner(operation, args[0], nodes)
+        if several or any(map(_is_vector, given)):
+            return self._unknown(operation, nodes)
+        known = id(operation) not in self._unknown_layers
+        if isinstance(operation, MGrade) and len(nodes) == 1 and known:
+            return self._composite(operation, nodes[0])
+        if type(operation).__name__ in _MERGES:
             return self.join(nodes)
         return self._layer(operation, nodes)
+
+    def _inner(self, model, inputs, nodes):
+        """A model within the model."""
+        numbers = self.inputs.setdefault(id(model), [n.group for n in nodes])
+        for node, known in zip(nodes, numbers, strict=True):
+            self.join([node, _Node(known, self)])
+        return walk(model, inputs, self._node)
 
     def _composite(self, layer, node):
         made = self.layers.setdefault(id(layer), {})
@@ -160,9 +186,17 @@ class Channels:
         return y
 
     def _layer(self, layer, nodes):
-        (node, *others) = nodes
-        if others:
+        turned = getattr(layer, "data_format", None) == "channels_first"
+        if len(nodes) > 1 or turned or id(layer) in self._unknown_layers:
             return self._unknown(layer, nodes)
+        y = self._known(layer, nodes[0])
+        if y is None:
+            return self._unknown(layer, nodes)
+        if _mixes(layer):
+            self._whole(y)
+        return y
+
+    def _known(self, layer, node):
         if type(layer) is keras.layers.Dense:
             return self._product(layer, layer, node, 1)
         if type(layer) is MinGRU:
@@ -175,12 +209,7 @@ class Channels:
             for variable in layer.weights:
                 self._axis(variable, 0, node.group)
             return node
-        if isinstance(layer, _POINTWISE):
-            return node
-        if isinstance(layer, _MIXING):
-            self._whole(node)
-            return node
-        return self._unknown(layer, nodes)
+        return node if isinstance(layer, _POINTWISE + _MIXING) else None
 
     def _product(self, layer, owner, node, times):
         """Of rows that are what comes and columns that are new."""
@@ -196,17 +225,20 @@ class Channels:
         self._axis(owner.kernel, 1, y.group, times)
         if owner.use_bias:
             self._axis(owner.bias, 0, y.group, times)
-        if layer.activity_regularizer is not None or _mixes(layer):
-            self._whole(y)
         return y
 
     def _unknown(self, layer, nodes):
         """What may look at all channels at once, or what no one knows."""
         for node in nodes:
             self._whole(node)
-        shape = getattr(layer, "output", nodes[0])
-        size = getattr(shape, "shape", [None])[-1]
-        return self._new(size, made=False)
+        self._unknown_layers.add(id(layer))
+        for variable in getattr(layer, "variables", ()):
+            for group, _ in self.axes.get(id(variable), {}).values():
+                self._whole(_Node(group, self))
+        return keras.tree.map_structure(
+            lambda y: self._new(y.shape[-1] if y.shape else None, made=False),
+            layer.output,
+        )
 
     def _axis(self, variable, axis, group, times=1):
         known = self.axes.setdefault(id(variable), {})
@@ -216,8 +248,20 @@ class Channels:
 
 
 def _mixes(layer):
-    activation = getattr(layer, "activation", None)
-    return activation is keras.activations.softmax
+    """Whether a layer's answer in one channel depends on other channels."""
+    if isinstance(layer, _MIXING) or layer.activity_regularizer is not None:
+        return True
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return layer.axis not in (-1, layer.input_spec.ndim - 1)
+    names = ("activation", "recurrent_activation")
+    functions = [getattr(layer, name, None) for name in names]
+    return any(f is not None and f not in _APART for f in functions)
+
+
+def _is_vector(x):
+    """Whether what an operation was given is one number a channel, or more."""
+    shape = getattr(x, "shape", ())
+    return bool(shape) and shape[-1] != 1
 
 
 def row_scores(group: Group) -> np.ndarray:

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_mgrade import validation
 from keras_mgrade.compression.channels import Channels
+from keras_mgrade.graph_walk import graph_of, is_graph
 from keras_mgrade.layers.delay_conv1d import DelayConv1D
 from keras_mgrade.layers.mgrade import MGrade
 
@@ -37,7 +38,8 @@ def shrink(model: keras.Model) -> keras.Model:
             `structure="units"` or `"taps"`.
 
     Returns:
-        A model of the same layers, smaller. It is not compiled.
+        A model of the same layers, smaller, and compiled as `model` is, with
+        an optimizer that has not stepped.
 
     Raises:
         ValueError: If `model` is no such model.
@@ -45,17 +47,51 @@ def shrink(model: keras.Model) -> keras.Model:
     validation.built_graph("model", model)
     channels = Channels(model)
     kept = _kept(channels)
-    made = keras.models.clone_model(
-        model, clone_function=lambda layer: _smaller(layer, channels, kept)
-    )
+    made = _clone(model, graph_of(model).input, channels, kept, {})
     pairs = zip(_leaves(model), _leaves(made), strict=True)
     for old, new in pairs:
-        if isinstance(old, DelayConv1D):
+        if isinstance(old, DelayConv1D) and id(old.kernel) in channels.axes:
             _copy_taps(old, new, channels, kept)
             continue
         for before, after in zip(_own(old), _own(new), strict=True):
             after.assign(_cut(before, channels, kept))
     return made
+
+
+def _clone(model, inputs, channels, kept, done):
+    """A model of smaller layers, for inputs of the shapes of `inputs`.
+
+    A layer that several models share, of which those in `done` were made, is
+    one in all of them.
+    """
+
+    def smaller(layer):
+        if id(layer) not in done:
+            if is_graph(layer):
+                sizes = [
+                    _size(channels, kept, number)
+                    for number in channels.inputs[id(layer)]
+                ]
+                shapes = [
+                    keras.KerasTensor((*x.shape[:-1], size), dtype=x.dtype)
+                    for x, size in zip(layer.inputs, sizes, strict=True)
+                ]
+                inner = keras.tree.pack_sequence_as(
+                    graph_of(layer).input, shapes
+                )
+                done[id(layer)] = _clone(layer, inner, channels, kept, done)
+            else:
+                done[id(layer)] = _smaller(layer, channels, kept)
+        return done[id(layer)]
+
+    tensors = keras.tree.map_structure(
+        lambda new, old: keras.Input(
+            batch_shape=new.shape, dtype=new.dtype, name=old.name
+        ),
+        inputs,
+        graph_of(model).input,
+    )
+    return keras.models.clone_model(model, tensors, clone_function=smaller)
 
 
 def _kept(channels: Channels) -> dict[int, np.ndarray]:
@@ -110,7 +146,7 @@ def _smaller(layer: Any, channels: Channels, kept: dict) -> Any:
     taps = layer
     if isinstance(layer, MGrade):
         taps = layer.convolution
-    if isinstance(taps, DelayConv1D):
+    if isinstance(taps, DelayConv1D) and id(taps.kernel) in channels.axes:
         table = _taps_left(taps, channels, kept)
         config["kernel_size"] = len(table[0])
         if taps.interpolation != "gaussian":  # Those reach beyond.
