@@ -23,8 +23,8 @@ CONFIGURATIONS = [
     for kind, bits, per_axis, symmetric, narrow in itertools.product(
         quantizers.KINDS, (4, 8, 16), (False, True), (False, True), (0, 1)
     )
-    # tfmot knows ranges a channel for weights only.
-    if not per_axis or kind == "LastValueQuantizer"
+    # tfmot knows no ranges a channel of all values.
+    if not per_axis or kind != "AllValuesQuantizer"
 ]
 
 
@@ -124,6 +124,30 @@ def test_channels_of_zeros_stay_finite():
     np.testing.assert_allclose(y, x, atol=2e-2)
 
 
+def test_ranges_of_channels_in_sequences(rng):
+    words = {"per_axis": True, "symmetric": True, "narrow_range": True}
+    x = rng.normal(size=(4, 7, 3)).astype("float32")
+    answers = []
+    for shape in ((4, 7, 3), (28, 3)):
+        layer = FakeQuantize({"kind": "LastValueQuantizer", **words})
+        y = layer(x.reshape(shape), training=True)
+        answers.append(keras.ops.convert_to_numpy(y).reshape(x.shape))
+    np.testing.assert_array_equal(*answers)
+
+
+def test_called_twice_in_a_step(rng):
+    """What a range was in the first call counts for its gradient."""
+    quantizer = {"kind": "LastValueQuantizer"}
+    layer = FakeQuantize(quantizer)
+    inputs = keras.Input((3,))
+    y = keras.layers.Dense(3)(layer(keras.layers.Dense(3)(layer(inputs))))
+    model = keras.Model(inputs, y)
+    model.compile("sgd", "mse")
+    x = rng.normal(size=(8, 3)).astype("float32")
+    losses = model.fit(x, x, epochs=20, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+
 def test_configuration_comes_back():
     layer = FakeQuantize(tfmot_quantizer(), -2.0, 3.0, follows=False)
     again = FakeQuantize.from_config(layer.get_config())
@@ -142,6 +166,9 @@ def tfmot_quantizer():
         "MovingAverageQuantizer",
         {"kind": "OtherQuantizer"},
         {"kind": "LastValueQuantizer", "num_bits": 1},
+        {"kind": "LastValueQuantizer", "bits": 8},
+        {"num_bits": 8},
+        {"kind": "AllValuesQuantizer", "per_axis": True},
         None,
     ],
 )

@@ -10,6 +10,7 @@ from budget import slow_except_on
 from keras_mgrade import export
 from keras_mgrade.compression import Pruning, quantization_aware
 from keras_mgrade.compression.products import Taps
+from keras_mgrade.export import flatbuffer as fb
 from test_export import RUNNERS, once, pytestmark  # noqa: F401
 
 # Of the rms of the answers, file beside model: where a value lies half way
@@ -229,7 +230,11 @@ def test_convolutions_and_several_inputs_and_outputs(tmp_path, rng):
         x = keras.layers.Conv1D(
             6, 3, padding="causal", dilation_rate=dilation, activation="relu"
         )(x)
-    x = keras_mgrade.DelayConv1D(3, 6)(keras.layers.BatchNormalization()(x))
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    # One kernel in two operators, and two lines of one tensor.
+    shared = keras.layers.Dense(6, bias_initializer="ones")
+    x = shared(shared(x))
+    x = keras_mgrade.DelayConv1D(3, 6)(x) + keras_mgrade.DelayConv1D(2, 9)(x)
     x = keras_mgrade.MinGRU(5, return_sequences=True)(x)
     last = keras_mgrade.TemporalPooling("last")(x)
     model = keras.Model(
@@ -237,6 +242,9 @@ def test_convolutions_and_several_inputs_and_outputs(tmp_path, rng):
     )
     data = [rng.normal(size=(6, 80, n)).astype("float32") for n in (5, 2)]
     made = quantization_aware(model, list(zip(*data, strict=True)))
+    layer = made.layers[-1]
+    assert len(layer.uses) == len(layer.products) + 1
+    assert len(layer.lines) == 4
     for found, wanted in zip(made(data), model(data), strict=True):
         found, wanted = map(keras.ops.convert_to_numpy, (found, wanted))
         assert np.std(found - wanted) < 0.05 * np.std(wanted)
@@ -253,6 +261,11 @@ def test_what_cannot_train_is_named():
     gru = keras.Sequential([keras.Input((None, 6)), keras.layers.GRU(4)])
     with pytest.raises(ValueError, match="Take a MinGRU .* Received"):
         quantization_aware(gru, sequences())
+    inputs = [keras.Input((None, 3)), keras.Input((2,), name="still")]
+    y = keras_mgrade.MinGRU(4)(inputs[0])
+    model = keras.Model(inputs, keras.layers.Concatenate()([y, inputs[1]]))
+    with pytest.raises(ValueError, match="without time .*'still': .None, 2"):
+        quantization_aware(model, None)
 
 
 def test_wrong_quantizers_are_refused():
@@ -270,3 +283,19 @@ def test_wrong_quantizers_are_refused():
     ):
         with pytest.raises(ValueError, match=f"`{name}` must .* Received"):
             quantization_aware(None, None, **{name: wrong})
+
+
+def test_batches_of_zeros_leave_the_ranges_of_the_file(pair):
+    _, model = pair
+    layer = model.layers[-1]
+    before = model.get_weights()
+    for point in layer.points:
+        point.minimum.assign(0.0)
+        point.maximum.assign(0.0)
+    found = fb.load(layer.tflite_bytes()).subgraphs[0].tensors
+    for tensor, known in zip(found, layer.program.tensors, strict=True):
+        if known.point is not None:
+            np.testing.assert_allclose(
+                tensor.quantization.scale, known.scale, rtol=1e-6
+            )
+    model.set_weights(before)

@@ -26,12 +26,7 @@ def aligned(*values: Any) -> list[Any]:
 def activate(x: Any, options: dict[str, Any]) -> Any:
     """The activation that is fused into an operator."""
     number = options.get("fusedActivationFunction", 0)
-    return _FUSED[fused_name(number)](x)
-
-
-def fused_name(number: int) -> str:
-    members = vars(fb.schema().ActivationFunctionType)
-    return {v: k for k, v in members.items() if isinstance(v, int)}[number]
+    return _FUSED[fb.names("ActivationFunctionType")[number]](x)
 
 
 _FUSED: dict[str, Callable] = {

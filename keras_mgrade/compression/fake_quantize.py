@@ -92,14 +92,20 @@ class FakeQuantize(keras.layers.Layer):
                 "min_var": self.minimum.value,
                 "max_var": self.maximum.value,
             }
-            return self._engine(x, training, ranges)
+            if not self.quantizer.per_axis:
+                return self._engine(x, training, ranges)
+            # It has ranges a channel for 2 and 4 axes only.
+            rows = tf.reshape(x, (-1, x.shape[-1]))
+            rows = self._engine(rows, training, ranges)
+            return tf.ensure_shape(tf.reshape(rows, tf.shape(x)), x.shape)
         if training:
-            for variable, value in zip(
-                (self.minimum, self.maximum), self._followed(x), strict=True
-            ):
-                variable.assign(value)
-        low = ops.convert_to_tensor(self.minimum)
-        high = ops.convert_to_tensor(self.maximum)
+            # Not the variables: PyTorch's gradient would see a later call.
+            low, high = self._followed(x)
+            self.minimum.assign(low)
+            self.maximum.assign(high)
+        else:
+            low = ops.convert_to_tensor(self.minimum)
+            high = ops.convert_to_tensor(self.maximum)
         return keras.quantizers.fake_quant_with_min_max_vars(
             x,
             low,

@@ -6,7 +6,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mgrade.compression.elementwise import activate
 from keras_mgrade.compression.fake_quantize import FakeQuantize
 from keras_mgrade.compression.lines import Window
 from keras_mgrade.compression.quantizers import Quantizer
@@ -16,12 +15,12 @@ from keras_mgrade.ops.delay_taps import tapped_sum
 
 
 class Product(keras.layers.Layer):
-    """`activation(x @ kernel + bias)`, the kernel rounded.
+    """`x @ kernel + bias`, the kernel rounded.
 
     Args:
         kernel: As in the file, in float.
-        bias: `(outputs,)`, in float; `None` where the operator has none.
-        options: Of the operator.
+        biases: `(outputs,)` each, in float: none, one, or several if
+            operators with one kernel add different ones.
         quantizer: How the kernel is rounded, or `None`.
         **kwargs: As for `keras.layers.Layer`.
     """
@@ -29,14 +28,12 @@ class Product(keras.layers.Layer):
     def __init__(
         self,
         kernel: np.ndarray,
-        bias: np.ndarray | None,
-        options: dict[str, Any],
+        biases: list[np.ndarray],
         quantizer: Quantizer | None,
         **kwargs: Any,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
-        self.options = options
-        self._start = self.from_file(kernel), bias
+        self._start = self.from_file(kernel), biases
         self.rounding = None
         if quantizer is not None:
             self.rounding = FakeQuantize(quantizer, name="rounding")
@@ -50,16 +47,17 @@ class Product(keras.layers.Layer):
         return np.moveaxis(kernel, -1, 0)
 
     def build(self, input_shape=None):
-        kernel, bias = self._start
+        kernel, biases = self._start
         constant = keras.initializers.Constant
         self.kernel = self.add_weight(
             name="kernel", shape=kernel.shape, initializer=constant(kernel)
         )
-        self.bias = None
-        if bias is not None:
-            self.bias = self.add_weight(
+        self.biases = [
+            self.add_weight(
                 name="bias", shape=bias.shape, initializer=constant(bias)
             )
+            for bias in biases
+        ]
         if self.rounding is not None:
             self.rounding.build(kernel.shape)
             # As the first batch will find it.
@@ -74,16 +72,21 @@ class Product(keras.layers.Layer):
             return kernel
         return self.rounding(kernel, training=training)
 
-    def finish(self, y: Any) -> Any:
-        """Adds the bias; the activation."""
-        y = y if self.bias is None else y + self.bias
-        return activate(y, self.options)
+    def apply(self, x: Any, bias: int | None, training: bool) -> Any:
+        """Of `(batch, time, inputs)`, or of a window.
 
-    def apply(self, x: Any, training: bool) -> Any:
-        """Of `(batch, time, inputs)`, or of a window."""
+        Args:
+            x: What the operator reads.
+            bias: Which of the biases it adds; `None` for none.
+            training: Whether ranges follow what comes.
+        """
+        y = self.multiply(x, training)
+        return y if bias is None else y + self.biases[bias]
+
+    def multiply(self, x: Any, training: bool) -> Any:
+        """Without a bias."""
         kernel = self.rounded(training)
-        y = as_one_matrix(lambda rows: ops.matmul(rows, kernel), x)
-        return self.finish(y)
+        return as_one_matrix(lambda rows: ops.matmul(rows, kernel), x)
 
 
 class Taps(Product):
@@ -107,14 +110,14 @@ class Taps(Product):
         # A place that only fills up the table is none of the channel's taps.
         return super().rounded(training) * ops.convert_to_tensor(self._used)
 
-    def apply(self, window: Window, training: bool) -> Any:
+    def multiply(self, window: Window, training: bool) -> Any:
         channels = window.delays.shape[1]
         several = self.kernel.shape[1] // channels
         delays = np.repeat(window.delays, several, axis=1)
         x = window.x
         if several > 1:
             x = ops.repeat(x, several, axis=-1)
-        y = tapped_sum(
+        return tapped_sum(
             x,
             self.rounded(training),
             ops.convert_to_tensor(
@@ -122,13 +125,12 @@ class Taps(Product):
             ),
             window.longest,
         )
-        return self.finish(y)
 
 
 class Convolution(Product):
     """A convolution over all channels: a product for each row of a window."""
 
-    def apply(self, window: Window, training: bool) -> Any:
+    def multiply(self, window: Window, training: bool) -> Any:
         kernel = self.rounded(training)
         y = 0.0
         for row in range(len(window.delays)):
@@ -136,7 +138,7 @@ class Convolution(Product):
             y = y + as_one_matrix(
                 lambda rows, part=part: ops.matmul(rows, part), window.read(row)
             )
-        return self.finish(y)
+        return y
 
 
 KINDS = {

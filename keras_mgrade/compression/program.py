@@ -58,12 +58,18 @@ class Tensor:
 
 @dataclasses.dataclass
 class Operator:
-    """An operator: its name, what it reads and writes, its options."""
+    """An operator: its name, what it reads and writes, its options.
+
+    Attributes:
+        sources: The numbers that what it reads has in the float file, where
+            a kernel that several operators read is one tensor still.
+    """
 
     name: str
     inputs: list[int]
     outputs: list[int]
     options: dict[str, Any]
+    sources: list[int] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
@@ -132,6 +138,7 @@ class Program:
                 f"Received: {[op.name for op in computing]} and {names}"
             )
         for op, old in zip(computing, before, strict=True):
+            op.sources = [int(i) for i in old.inputs]
             for index, source in zip(op.inputs, old.inputs, strict=True):
                 if index >= 0 and fb.is_constant(model, index):
                     self.tensors[index].value = fb.constant(plain, int(source))

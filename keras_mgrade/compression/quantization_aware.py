@@ -85,6 +85,13 @@ def quantization_aware(
     validation.one_of("precision", precision, ("mixed", "int8", "int16x8"))
     weights, activations = _quantizers(weight_quantizer, activation_quantizer)
     _, axes = streaming.stream_and_axes(model)
+    if not all(axes.inputs):
+        shapes = {x.name: tuple(x.shape) for x in model.inputs}
+        raise ValueError(
+            "`model` must read sequences only, for it to train on all steps "
+            "at once: give an input without time to it as one that says the "
+            f"same at every step. Received: model.inputs={shapes}"
+        )
     options = {
         "precision": precision,
         "state_dtype": state_dtype,

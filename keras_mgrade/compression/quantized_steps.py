@@ -80,28 +80,42 @@ class QuantizedSteps(HasState, keras.layers.Layer):
             for number, op in enumerate(self.program.operators)
             for index in op.outputs
         }
+        # Which of the products an operator is, and which bias it adds.
+        self.uses: dict[int, tuple[str, int | None]] = {}
         self.products = self._make_products()
         self.points = self._make_points()
 
     def _make_products(self) -> dict[str, products.Product]:
-        """The operators with weights by their numbers."""
-        made = {}
+        """What multiplies with weights, by the kernel's number in float.
+
+        Operators of one kernel (of a layer that is called twice) share it.
+        """
         tensors = self.program.tensors
+        made, biases = {}, {}
         for number, op in enumerate(self.program.operators):
-            if op.name not in PRODUCTS or tensors[op.inputs[1]].value is None:
+            kernel = tensors[op.inputs[1]] if op.name in PRODUCTS else None
+            if kernel is None or kernel.value is None:
                 continue
-            kernel = tensors[op.inputs[1]]
-            bias = None
+            key = str(op.sources[1])
+            made.setdefault(key, (number, op.name, kernel))
+            known = biases.setdefault(key, [])
+            which = None
             if len(op.inputs) > 2 and op.inputs[2] >= 0:
                 bias = tensors[op.inputs[2]].value
-            made[str(number)] = products.KINDS[op.name](
+                same = [i for i, b in enumerate(known) if np.all(b == bias)]
+                which = same[0] if same else len(known)
+                if not same:
+                    known.append(bias)
+            self.uses[number] = key, which
+        return {
+            key: products.KINDS[name](
                 kernel.value,
-                bias,
-                op.options,
+                biases[key],
                 self._of_weights(kernel),
-                name=f"{op.name.lower()}_{number}",
+                name=f"{name.lower()}_{number}",
             )
-        return made
+            for key, (number, name, kernel) in made.items()
+        }
 
     def _of_weights(self, kernel) -> Quantizer | None:
         if kernel.scale is None:

@@ -57,6 +57,12 @@ def read(argument: str, quantizer: Any) -> Quantizer:
     if isinstance(quantizer, Quantizer):
         found = quantizer
     elif isinstance(quantizer, dict):
+        words = {field.name for field in dataclasses.fields(Quantizer)}
+        if not {"kind"} <= set(quantizer) <= words:
+            raise ValueError(
+                f"`{argument}` must be a `kind` and of {sorted(words)} what "
+                f"differs from the defaults. Received: {argument}={quantizer!r}"
+            )
         found = Quantizer(**quantizer)
     else:
         kind = type(quantizer).__name__
@@ -71,5 +77,10 @@ def read(argument: str, quantizer: Any) -> Quantizer:
         raise ValueError(
             f"`{argument}` must be one of {KINDS} with 2 to 16 bits. "
             f"Received: {argument}={found}"
+        )
+    if found.per_axis and found.kind == "AllValuesQuantizer":
+        raise ValueError(
+            f"`{argument}` must be of one range: AllValuesQuantizer knows none "
+            f"a channel. Received: {argument}={found}"
         )
     return found

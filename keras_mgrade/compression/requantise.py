@@ -15,22 +15,31 @@ def file_of(layer: QuantizedSteps) -> bytes:
     model = fb.load(unpack(layer.get_config()["quantised"]))
     tensors = model.subgraphs[0].tensors
     for index, tensor in enumerate(layer.program.tensors):
-        if tensor.point is not None:
-            scale, zero = _encoding(layer.points[tensor.point], tensor.kind)
+        if tensor.point is None:
+            continue
+        point = layer.points[tensor.point]
+        low, high = (
+            float(ops.convert_to_numpy(v))
+            for v in (point.minimum, point.maximum)
+        )
+        # Where all that came was zero, the calibration's range stays.
+        if high - low > SMALLEST:
+            scale, zero = _encoding(low, high, tensor.kind)
             _encode(tensors[index], [scale], zero)
-    for number, product in layer.products.items():
-        op = layer.program.operators[int(number)]
-        _write_product(model, op, product)
+    for key, product in layer.products.items():
+        uses = [
+            (layer.program.operators[number], bias)
+            for number, (kernel, bias) in layer.uses.items()
+            if kernel == key
+        ]
+        _write_product(model, product, uses)
     for index, vector in layer.vectors.items():
         _write(model, int(index), ops.convert_to_numpy(vector), "float32")
     return fb.dump(model)
 
 
-def _encoding(point: Any, kind: str) -> tuple[float, int]:
+def _encoding(low: float, high: float, kind: str) -> tuple[float, int]:
     """Scale and zero point of a range, nudged so that zero is an integer."""
-    low, high = (
-        float(ops.convert_to_numpy(v)) for v in (point.minimum, point.maximum)
-    )
     if kind == "int16":
         return (high - low) / 65534, 0
     scale = (high - low) / 255
@@ -44,35 +53,53 @@ def _encode(tensor: Any, scales: Any, zero: int = 0) -> None:
     q.zeroPoint = np.full(len(q.scale), zero, np.int64)
 
 
-def _write_product(model: Any, op: Any, product: Any) -> None:
+def _write_product(model: Any, product: Any, uses: Any) -> None:
+    """A kernel and its biases.
+
+    Args:
+        model: The file.
+        product: The trained layer.
+        uses: `(operator, number of its bias or None)` of those that share it.
+    """
     tensors = model.subgraphs[0].tensors
     kernel = ops.convert_to_numpy(product.kernel).astype(np.float64)
-    index = op.inputs[1]
+    uses = [
+        (op, ops.convert_to_numpy(product.biases[bias]).astype(np.float64))
+        if bias is not None
+        else (op, None)
+        for op, bias in uses
+    ]
     if product.rounding is None:
-        _write(model, index, product.to_file(kernel), "float32")
-        if product.bias is not None:
-            bias = ops.convert_to_numpy(product.bias)
-            _write(model, op.inputs[2], bias, "float32")
+        for op, bias in uses:
+            _write(model, op.inputs[1], product.to_file(kernel), "float32")
+            if bias is not None:
+                _write(model, op.inputs[2], bias, "float32")
         return
     spec = product.rounding.quantizer
     high = ops.convert_to_numpy(product.rounding.maximum).astype(np.float64)
     most = 2 ** (spec.num_bits - 1) - 1
     scales = np.atleast_1d(np.maximum(high, SMALLEST) / most)
-    source = float(tensors[op.inputs[0]].quantization.scale[0])
-    if product.bias is not None:
-        bias = ops.convert_to_numpy(product.bias).astype(np.float64)
-        kind = fb.dtype_name(tensors[op.inputs[2]])
-        limit = np.iinfo(kind).max / 2
+    for op, bias in uses:
+        if bias is None:
+            continue
+        limit = np.iinfo(fb.dtype_name(tensors[op.inputs[2]])).max / 2
         # A channel of zeros has a range of nothing, and a bias all the same.
-        least = np.abs(bias) / (source * limit)
+        least = np.abs(bias) / (_scale_in(tensors, op) * limit)
         scales = np.maximum(scales, least if len(scales) > 1 else least.max())
     whole = np.clip(np.floor(kernel / scales + 0.5), -most, most)
-    _write(model, index, product.to_file(whole), "int8")
-    _encode(tensors[index], scales)
-    if product.bias is not None:
-        place, steps = op.inputs[2], scales * source
-        _write(model, place, np.round(bias / steps), kind)
-        _encode(tensors[place], steps)
+    for op, bias in uses:
+        _write(model, op.inputs[1], product.to_file(whole), "int8")
+        _encode(tensors[op.inputs[1]], scales)
+        if bias is not None:
+            place, steps = op.inputs[2], scales * _scale_in(tensors, op)
+            kind = fb.dtype_name(tensors[place])
+            _write(model, place, np.round(bias / steps), kind)
+            _encode(tensors[place], steps)
+
+
+def _scale_in(tensors: Any, op: Any) -> float:
+    """Of what an operator multiplies with its kernel."""
+    return float(tensors[op.inputs[0]].quantization.scale[0])
 
 
 def _write(model: Any, index: int, values: np.ndarray, kind: str) -> None:

@@ -59,9 +59,12 @@ class Run:
                 return self._entering(state)
         number = self.layer.writers[index]
         op = self.program.operators[number]
-        if str(number) in self.layer.products:
-            product = self.layer.products[str(number)]
-            y = product.apply(self._read(op), self.training)
+        if number in self.layer.uses:
+            kernel, bias = self.layer.uses[number]
+            y = self.layer.products[kernel].apply(
+                self._read(op), bias, self.training
+            )
+            y = elementwise.activate(y, op.options)
         else:
             y = self._plain(op, index)
         if isinstance(y, Window):
@@ -137,16 +140,16 @@ class Run:
 
     def _history(self, line):
         """The values of a line's channels, from its past on."""
-        if line.newest not in self._histories:
+        if line.after not in self._histories:
             newest = self.value(line.newest)
             newest = ops.reshape(newest, (*ops.shape(newest)[:2], -1))
             past = next(
                 self.before[i] for i, a in self.lines.items() if a is line
             )
-            self._histories[line.newest] = ops.concatenate(
+            self._histories[line.after] = ops.concatenate(
                 [past, newest], axis=1
             )
-        return self._histories[line.newest]
+        return self._histories[line.after]
 
     def _entering(self, state):
         """A recurrent state in front of each step."""

@@ -28,14 +28,14 @@ def schema():
 
 
 @functools.cache
-def _names(enum: str) -> dict[int, str]:
+def names(enum: str) -> dict[int, str]:
     members = vars(getattr(schema(), enum))
     return {v: k for k, v in members.items() if isinstance(v, int)}
 
 
 def dtype_name(tensor) -> str:
     """The element type of a tensor in lower case, `"float32"` or `"int8"`."""
-    return _names("TensorType")[tensor.type].lower()
+    return names("TensorType")[tensor.type].lower()
 
 
 def operator_name(model, op) -> str:
@@ -43,7 +43,7 @@ def operator_name(model, op) -> str:
     code = model.operatorCodes[op.opcodeIndex]
     # Old files keep the number in the 8-bit field, new ones in the 32-bit one.
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    name = _names("BuiltinOperator")[number]
+    name = names("BuiltinOperator")[number]
     if name == "CUSTOM":
         return f"CUSTOM {text(code.customCode)}"
     return name
