@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_mgrade
+from keras_mgrade import activations
 from keras_mgrade.compression import (
     from_tf_keras,
     tf_keras_scope,
@@ -59,6 +60,51 @@ def test_functional_models(x):
     assert apart(to_tf_keras(model), model, x) < CLOSE
 
 
+def test_every_activation_means_the_same(x):
+    from keras_mgrade.compression.tf_keras_layers import ACTIVATIONS
+
+    inputs = keras.Input((None, 6))
+    answers = []
+    for name in ACTIVATIONS:
+        function = activations.get(name)
+        y = keras.layers.Dense(3, activation=function)(inputs)
+        answers += [y, keras.layers.Activation(function)(y)]
+    for words in (
+        {"max_value": 0.5},
+        {"negative_slope": 0.3},
+        {"threshold": 0.2},
+    ):
+        answers.append(keras.layers.ReLU(**words)(inputs))
+    model = keras.Model(inputs, keras.layers.Concatenate()(answers))
+    assert apart(to_tf_keras(model), model, x) < CLOSE
+
+
+def test_layers_and_models_called_twice(x, rng):
+    """In whatever order; sums have names that no layer has."""
+    shared = keras.layers.Dense(6, "hard_sigmoid", name="shared")
+    block = keras_mgrade.MGrade(6, 2, 3, name="block")
+    norm = keras.layers.BatchNormalization(axis=1)
+    inner = keras.Sequential([keras.Input((30, 6)), block, shared, norm])
+    inputs = keras.Input((30, 6))
+    back = keras_mgrade.MinGRU(6, return_sequences=True, go_backwards=True)
+    y = back(block(inner(shared(inner(inputs)))))
+    y = keras.layers.Add(name="sum")([y, inputs]) + inputs
+    y = keras.layers.Concatenate(axis=1)([y, block(y)])
+    model = keras.Model(inputs, y)
+    for weight in norm.weights:
+        weight.assign(rng.uniform(0.5, 2.0, weight.shape))
+    twin = to_tf_keras(model)
+    assert apart(twin, model, x) < CLOSE
+    before = model.get_weights()
+    for weight in model.weights:
+        # Delays stay where they are in the twin, and do not come back.
+        if not weight.path.endswith("delays"):
+            weight.assign(weight * 0.0)
+    from_tf_keras(twin, model)
+    for weight, wanted in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, wanted)
+
+
 def test_tfmots_functions_run_and_weights_come_back(x, rng):
     tools = tfmot_parts.tfmot()
     model = make_model()
@@ -109,6 +155,12 @@ def test_what_has_no_twin_is_named():
     )
     with pytest.raises(ValueError, match="activations .* activation=gelu"):
         to_tf_keras(model)
+    inputs = keras.Input((None, 3), batch_size=2)
+    for words in ({"return_state": True}, {"stateful": True}):
+        y = keras_mgrade.MinGRU(4, **words, name="kept")(inputs)
+        model = keras.Model(inputs, y)
+        with pytest.raises(ValueError, match="states.* Received: layer 'kept"):
+            to_tf_keras(model)
 
 
 def test_foreign_models_are_refused(x):

@@ -104,7 +104,7 @@ def test_an_optimizer_that_has_stepped(rule, rng):
     ["float16", "mixed_bfloat16"] + ["float64"] * (BACKEND != "jax"),
     indirect=True,
 )
-def test_zeros_stay_under_a_smaller_share_in_every_precision(policy_everywhere, rng):
+def test_zeros_stay_under_a_smaller_share(policy_everywhere, rng):
     """Under averages of weights, too, which are not zero where those are."""
     x, y = data(rng)
     model = dense_model(keras)
@@ -189,9 +189,7 @@ def test_only_the_layers_that_are_named(rng):
 
 def test_parts_of_the_same_name(rng):
     """Those of each MGrade have the names of the other's."""
-    blocks = [
-        keras_mgrade.MGrade(4, 2, 3, normalization="batch") for _ in "ab"
-    ]
+    blocks = [keras_mgrade.MGrade(4, 2, 3, normalization="batch") for _ in "ab"]
     model = keras.Sequential([keras.Input((None, 4)), *blocks])
     model.compile("sgd", "mse")
     x = rng.normal(size=(4, 6, 4)).astype("float32")
@@ -199,14 +197,14 @@ def test_parts_of_the_same_name(rng):
     fit = {"verbose": 0, "callbacks": [Pruning(0.5, layers=[part])]}
     model.fit(x, x, **fit)
     shares = [
-        float(np.mean(keras.ops.convert_to_numpy(b.recurrence.cell.kernel) == 0))
+        float(
+            np.mean(keras.ops.convert_to_numpy(b.recurrence.cell.kernel) == 0)
+        )
         for b in blocks
     ]
     assert shares == [0.5, 0.0]
     with pytest.raises(ValueError, match="2 layers are called"):
-        model.fit(
-            x, x, verbose=0, callbacks=[Pruning(0.5, layers=[part.name])]
-        )
+        model.fit(x, x, verbose=0, callbacks=[Pruning(0.5, layers=[part.name])])
 
 
 @pytest.mark.parametrize("wrong", ["half", 1.5, 1.0, -0.1, True])

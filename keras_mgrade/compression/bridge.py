@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_mgrade import validation
+from keras_mgrade.graph_walk import is_graph
 from keras_mgrade.layers.mgrade import MGrade
 from keras_mgrade.layers.min_gru import MinGRU
 
@@ -29,14 +30,16 @@ def to_tf_keras(model: keras.Model, annotate: bool = False) -> Any:
     Args:
         model: A built Sequential or functional model of this package's layers
             and of Dense, Activation, ReLU, BatchNormalization,
-            LayerNormalization, Dropout, Add, Multiply and Concatenate.
+            LayerNormalization, Dropout, Add, Subtract, Multiply and
+            Concatenate, and of models of those; without masks and states.
         annotate: Whether the layers are annotated for
             `tfmot.quantization.keras.quantize_apply`, to be called within
             `tf_keras_scope()`. Defaults to `False`.
 
     Returns:
         A functional `tf_keras.Model` whose layers have the names of the
-        model's, of the parts of an `MGrade` with its name in front.
+        model's, of the parts of an `MGrade` and of a model within the model
+        with its name and `__` in front.
 
     Raises:
         ValueError: If a layer has no twin; it is named.
@@ -44,7 +47,8 @@ def to_tf_keras(model: keras.Model, annotate: bool = False) -> Any:
     validation.built_graph("model", model)
     from keras_mgrade.compression.bridge_graph import TwinGraph
 
-    return TwinGraph(annotate).model(model)
+    names = {id(layer): name for name, layer in _named_parts(model)}
+    return TwinGraph(annotate, names).model(model)
 
 
 def from_tf_keras(twin: Any, model: keras.Model) -> None:
@@ -86,13 +90,21 @@ def tf_keras_scope() -> Any:
 
 
 def _named_parts(model):
-    """`(name in the twin, layer)` of every layer that does something."""
-    for layer in model.layers:
-        if isinstance(layer, MGrade):
-            for part in layer._layers:
-                yield f"{layer.name}__{part.name}", part
-        else:
-            yield layer.name, layer
+    """`[(name in the twin, layer)]` of every layer, each of them once."""
+    found = {}
+
+    def add(layers, prefix):
+        for layer in layers:
+            name = prefix + layer.name
+            if isinstance(layer, MGrade):
+                add(layer._layers, f"{name}__")
+            elif is_graph(layer):
+                add(layer.layers, f"{name}__")
+            else:
+                found.setdefault(id(layer), (name, layer))
+
+    add(model.layers, "")
+    return list(found.values())
 
 
 def _stripped(twin: Any) -> Any:

@@ -1,19 +1,16 @@
 """The walk over a model's graph that makes its tf_keras twin."""
 
+import itertools
 from typing import Any
 
 import keras
 import numpy as np
 import tf_keras
-from keras import ops
 
-from keras_mgrade import activations
 from keras_mgrade.compression import tf_keras_layers as twins
-from keras_mgrade.graph_walk import is_graph, walk
-from keras_mgrade.layers.delay_conv1d import DelayConv1D
+from keras_mgrade.compression.bridge_layers import MAKERS
+from keras_mgrade.graph_walk import graph_of, is_graph, walk
 from keras_mgrade.layers.mgrade import MGrade
-from keras_mgrade.layers.min_gru import MinGRU
-from keras_mgrade.layers.temporal_pooling import TemporalPooling
 
 
 class _Node:
@@ -23,7 +20,7 @@ class _Node:
         self.tensor, self._graph = tensor, graph
 
     def __add__(self, other: "_Node") -> "_Node":
-        return self._graph.merge("Add", [self, other])
+        return self._graph.merge(tf_keras.layers.Add, [self, other], "sum")
 
 
 class TwinGraph:
@@ -31,10 +28,13 @@ class TwinGraph:
 
     Args:
         annotate: Whether layers are annotated for `quantize_apply`.
+        names: What each layer's twin is called, by the layer's id.
     """
 
-    def __init__(self, annotate: bool):
-        self._annotate = annotate
+    def __init__(self, annotate: bool, names: dict[int, str]):
+        self._annotate, self._names = annotate, names
+        self._taken = set(names.values())
+        self._made: dict[int, list[Any]] = {}
         self._values: list[tuple[Any, list[np.ndarray]]] = []
 
     def model(self, model: keras.Model) -> Any:
@@ -44,6 +44,8 @@ class TwinGraph:
             for x in model.inputs
         ]
         nodes = [_Node(x, self) for x in inputs]
+        structure = graph_of(model).input
+        nodes = keras.tree.pack_sequence_as(structure, nodes)
         outputs = walk(model, nodes, self._node)
         made = tf_keras.Model(
             inputs, [y.tensor for y in keras.tree.flatten(outputs)]
@@ -53,53 +55,75 @@ class TwinGraph:
         return made
 
     def _node(self, operation, args, kwargs):
-        x = args[0]
-        if isinstance(operation, MGrade):
-            return self._composite(operation, x)
         if is_graph(operation):
-            return walk(operation, keras.tree.flatten(x), self._node)
+            return walk(operation, args[0], self._node)
         kind = type(operation).__name__
+        given = keras.tree.flatten(args)
         if kind in ("Add", "Multiply", "Concatenate", "Subtract"):
-            several = list(args) if len(args) > 1 else list(x)
-            return self.merge(kind, several, operation.name)
-        return self.layer(operation, x, operation.name)
+            words = {}
+            if kind == "Concatenate":
+                words["axis"] = operation.axis
+                given = keras.tree.flatten(args[0])
+            maker = getattr(tf_keras.layers, kind)
+            return self.merge(maker, given, operation.name, **words)
+        several = isinstance(operation.output, (list, tuple, dict))
+        state = several or getattr(operation, "stateful", False)
+        if state or len(given) != 1 or kwargs.get("mask") is not None:
+            raise ValueError(
+                "`model` must be of layers with one input and one output, "
+                "without states and masks, for a twin in tf_keras. "
+                f"Received: layer {operation.name!r}, {kind}"
+            )
+        if isinstance(operation, MGrade):
+            return operation.compose(args[0], self.layer)
+        return self.layer(operation, args[0])
 
-    def _composite(self, layer, x):
-        """An MGrade: each part is a layer of its own."""
-
-        def apply(part, x):
-            return self.layer(part, x, f"{layer.name}__{part.name}")
-
-        return layer.compose(x, apply)
-
-    def merge(self, kind: str, nodes: list[_Node], name=None) -> _Node:
+    def merge(
+        self, maker: Any, nodes: list[_Node], name: str, **words: Any
+    ) -> _Node:
         if not all(isinstance(node, _Node) for node in nodes):
             raise ValueError(
                 "`model` must add and multiply layers' outputs only. "
-                f"Received: {kind} of {[type(n).__name__ for n in nodes]}"
+                f"Received: {name} of {[type(n).__name__ for n in nodes]}"
             )
-        made = getattr(tf_keras.layers, kind)(name=name)
+        # Each is a layer of its own: none has weights that could be shared.
+        free = (f"{name}_{k}" if k else name for k in itertools.count())
+        name = next(n for n in free if n not in self._taken)
+        self._taken.add(name)
+        made = maker(name=name, **words)
         return _Node(made([node.tensor for node in nodes]), self)
 
-    def layer(self, layer: Any, node: _Node, name: str) -> _Node:
-        """A layer of the twin, with the weights of its original."""
-        make = _MAKERS.get(type(layer))
+    def layer(self, layer: Any, node: _Node) -> _Node:
+        """What a layer's twin, with the weights of its original, makes."""
+        if id(layer) not in self._made:
+            self._made[id(layer)] = self._make(layer)
+        tensor = node.tensor
+        for made in self._made[id(layer)]:
+            tensor = made(tensor)
+        return _Node(tensor, self)
+
+    def _make(self, layer):
+        """The layers of the twin in the place of one of the model."""
+        make = MAKERS.get(type(layer))
         if make is None:
             raise ValueError(
                 "`model` must be of layers that have a twin in tf_keras, "
-                f"{[kind.__name__ for kind in _MAKERS]}. "
+                f"{[kind.__name__ for kind in MAKERS]}. "
                 f"Received: layer {layer.name!r}, {type(layer).__name__}"
             )
-        made, values = make(layer, name)
+        made, values = make(layer, self._names[id(layer)])
+        made = made if isinstance(made, list) else [made]
         if values:
-            self._values.append((made, values))
-        called = made
+            self._values.append((made[0], values))
+        return [self._annotated(part) for part in made]
+
+    def _annotated(self, made):
         own = isinstance(made, twins.Twin)
         # Normalisations tfmot rounds with the layer in front, or not at all.
-        if self._annotate and (own or isinstance(made, _ANNOTATED)):
-            config = twins.TwinConfig() if own else None
-            called = twins.quantization.quantize_annotate_layer(made, config)
-        return _Node(called(node.tensor), self)
+        if not self._annotate or not (own or isinstance(made, _ANNOTATED)):
+            return made
+        config = twins.TwinConfig() if own else None
+        return twins.quantization.quantize_annotate_layer(made, config)
 
 
 _ANNOTATED = (
@@ -107,129 +131,3 @@ _ANNOTATED = (
     tf_keras.layers.Dense,
     tf_keras.layers.ReLU,
 )
-
-
-def _name_of(activation: Any) -> str:
-    """An activation by its name in the twins' table."""
-    name = getattr(activation, "__name__", str(activation))
-    if activation is activations.positive:
-        name = "positive"
-    if name not in twins.ACTIVATIONS:
-        raise ValueError(
-            "`model` must have activations that have a twin in tf_keras, "
-            f"{list(twins.ACTIVATIONS)}. Received: activation={name}"
-        )
-    return name
-
-
-def _arrays(*weights):
-    return [ops.convert_to_numpy(w) for w in weights if w is not None]
-
-
-def _twin(kind, names, values, **arguments):
-    shapes = {n: v.shape for n, v in zip(names, values, strict=False)}
-    return kind(shapes, **arguments), values
-
-
-def _taps(layer, name):
-    values = _arrays(layer.kernel, layer.bias if layer.use_bias else None)
-    return _twin(
-        twins.TapsTwin,
-        ["kernel", "bias"],
-        values,
-        placement=_placement(layer),
-        activation=_name_of(layer.activation),
-        name=name,
-    )
-
-
-def _placement(layer: DelayConv1D) -> np.ndarray:
-    """What a weight of 1 of each tap reads at each delay."""
-    before = ops.convert_to_numpy(layer.kernel)
-    found = []
-    try:
-        for tap in range(len(before)):
-            one = np.zeros_like(before)
-            one[tap] = 1.0
-            layer.kernel.assign(one)
-            found.append(ops.convert_to_numpy(layer.dense_kernel()))
-    finally:
-        layer.kernel.assign(before)
-    return np.stack(found)
-
-
-def _min_gru(layer, name):
-    cell = layer.cell
-    return _twin(
-        twins.MinGRUTwin,
-        ["kernel", "bias"],
-        _arrays(cell.kernel, cell.bias if cell.use_bias else None),
-        activation=_name_of(cell.activation),
-        recurrent_activation=_name_of(cell.recurrent_activation),
-        return_sequences=layer.return_sequences,
-        name=name,
-    )
-
-
-def _pooling(layer, name):
-    share = layer.share if layer.mode == "exponential" else 0.0
-    made = twins.PoolingTwin({}, mode=layer.mode, share=share, name=name)
-    return made, []
-
-
-def _dense(layer, name):
-    made = tf_keras.layers.Dense(
-        layer.units,
-        activation=None
-        if _name_of(layer.activation) == "linear"
-        else _name_of(layer.activation),
-        use_bias=layer.use_bias,
-        name=name,
-    )
-    return made, _arrays(layer.kernel, layer.bias)
-
-
-def _batch_norm(layer, name):
-    made = tf_keras.layers.BatchNormalization(
-        momentum=layer.momentum,
-        epsilon=layer.epsilon,
-        center=layer.center,
-        scale=layer.scale,
-        name=name,
-    )
-    return made, _arrays(
-        layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance
-    )
-
-
-def _layer_norm(layer, name):
-    made = tf_keras.layers.LayerNormalization(
-        epsilon=layer.epsilon,
-        center=layer.center,
-        scale=layer.scale,
-        name=name,
-    )
-    return made, _arrays(layer.gamma, layer.beta)
-
-
-def _activation(layer, name):
-    return tf_keras.layers.Activation(_name_of(layer.activation), name=name), []
-
-
-_MAKERS = {
-    DelayConv1D: _taps,
-    MinGRU: _min_gru,
-    TemporalPooling: _pooling,
-    keras.layers.Dense: _dense,
-    keras.layers.BatchNormalization: _batch_norm,
-    keras.layers.LayerNormalization: _layer_norm,
-    keras.layers.Activation: _activation,
-    keras.layers.ReLU: lambda layer, name: (
-        tf_keras.layers.ReLU(name=name),
-        [],
-    ),
-    keras.layers.Dropout: lambda layer, name: (
-        tf_keras.layers.Dropout(layer.rate, name=name),
-        [],
-    ),
-}

@@ -29,6 +29,8 @@ ACTIVATIONS = {
     "softplus": tf.nn.softplus,
     "tanh": tf.tanh,
 }
+# tf_keras means another function by the name, or none.
+DIFFERENT = ("hard_sigmoid", "positive")
 
 
 class Twin(
@@ -110,14 +112,18 @@ class MinGRUTwin(Twin):
         activation="linear",
         recurrent_activation="sigmoid",
         return_sequences=False,
+        go_backwards=False,
         **kwargs,
     ):
         super().__init__(weight_shapes, **kwargs)
         self.activation = activation
         self.recurrent_activation = recurrent_activation
         self.return_sequences = return_sequences
+        self.go_backwards = go_backwards
 
     def call(self, x):
+        if self.go_backwards:
+            x = tf.reverse(x, [1])
         y = tf.matmul(x, self.kernel)
         if "bias" in self.weight_shapes:
             y = y + self.bias
@@ -133,7 +139,22 @@ class MinGRUTwin(Twin):
             "activation": self.activation,
             "recurrent_activation": self.recurrent_activation,
             "return_sequences": self.return_sequences,
+            "go_backwards": self.go_backwards,
         }
+
+
+class ActivationTwin(Twin):
+    """Of an activation that tf_keras lacks."""
+
+    def __init__(self, weight_shapes, activation="linear", **kwargs):
+        super().__init__(weight_shapes, **kwargs)
+        self.activation = activation
+
+    def call(self, x):
+        return ACTIVATIONS[self.activation](x)
+
+    def get_config(self):
+        return {**super().get_config(), "activation": self.activation}
 
 
 class PoolingTwin(Twin):
@@ -195,5 +216,11 @@ class TwinConfig(quantization.QuantizeConfig):
 
 CUSTOM = {
     kind.__name__: kind
-    for kind in (TapsTwin, MinGRUTwin, PoolingTwin, TwinConfig)
+    for kind in (
+        TapsTwin,
+        MinGRUTwin,
+        ActivationTwin,
+        PoolingTwin,
+        TwinConfig,
+    )
 }
