@@ -8,6 +8,8 @@ import keras_mgrade
 from keras_mgrade import activations
 from keras_mgrade.compression import (
     from_tf_keras,
+    quantization_aware,
+    shrink,
     tf_keras_scope,
     tfmot_parts,
     to_tf_keras,
@@ -168,8 +170,13 @@ def test_foreign_models_are_refused(x):
 
     model = make_model()
     other = tf_keras.Sequential([tf_keras.layers.Dense(2)])
-    for call in (to_tf_keras, lambda m: from_tf_keras(other, m)):
-        with pytest.raises(ValueError, match="tf_keras"):
+    for call in (
+        to_tf_keras,
+        lambda m: from_tf_keras(other, m),
+        shrink,
+        lambda m: quantization_aware(m, x),
+    ):
+        with pytest.raises(ValueError, match="belongs to tf_keras"):
             call(other)
     with pytest.raises(ValueError, match="`twin` must be"):
         from_tf_keras(model, model)
