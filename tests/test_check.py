@@ -10,7 +10,7 @@ import keras_mgrade
 import test_export as exports
 from keras_mgrade import export
 from keras_mgrade.export import __main__ as command_line
-from keras_mgrade.export import flatbuffer, inspection
+from keras_mgrade.export import flatbuffer, inspection, process
 from test_export import once, sequences
 
 pytestmark = [exports.pytestmark, once]
@@ -202,7 +202,8 @@ def test_calibration_files_that_are_none(tmp_path, capsys):
 def test_without_litert_no_file_is_blamed(window, tmp_path, monkeypatch):
     (tmp_path / "ai_edge_litert.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(inspection, "_WORKER", inspection.Worker())
+    worker = process.Helper("keras_mgrade.export.worker")
+    monkeypatch.setattr(inspection, "_WORKER", worker)
     with pytest.raises(ImportError, match=r"litert.*install keras_mgrade\["):
         export.check(window)
     inspection._WORKER.stop()

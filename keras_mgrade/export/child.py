@@ -1,42 +1,42 @@
 """The conversion, in a process of its own.
 
-`python -m keras_mgrade.export.child job.json`
-
 The converter's bugs end a process, and it needs TensorFlow, whatever backend
-the caller uses. The job and its outcome are JSON files.
+the caller uses. `process.Helper` starts and asks it: TensorFlow, which takes
+seconds to start, stays for the next model.
 """
 
+import gc
 import importlib
 import json
 import pathlib
 import re
-import sys
 import traceback
 import zipfile
 from typing import Any
 
-from keras_mgrade.export import calibration
+from keras_mgrade.export import calibration, process
 from keras_mgrade.export.options import Options
 
-OUTCOME = "outcome.json"
+# Seconds without a job, in which it holds some hundred megabytes.
+IDLE = 120.0
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 
 
-def main(arguments: list[str]) -> int:
-    """Do one job and write its outcome beside it.
+def main() -> None:
+    """Do jobs until there are no more."""
+    process.answer_jobs(lambda job: json.dumps(_outcome(json.loads(job))), IDLE)
 
-    Args:
-        arguments: Path of the job's JSON file.
 
-    Returns:
-        Exit status: 0 if the job was done, 1 if it was refused.
-    """
-    job_path = pathlib.Path(arguments[0])
-    job = json.loads(job_path.read_text())
-    outcome: dict[str, Any] = {}
+def _outcome(job: dict[str, Any]) -> dict[str, Any]:
+    """The results of a job, or the error it was refused with."""
+    import keras
+
+    # As in a new process: names are counted from the start.
+    keras.backend.clear_session()
+    gc.collect()
     try:
-        outcome["results"] = convert_all(job)
+        return {"results": convert_all(job)}
     except (ValueError, ImportError, RuntimeError) as error:
         # What this package found is told as it is; anything else is a fault,
         # and the caller is shown the end of the output.
@@ -46,9 +46,7 @@ def main(arguments: list[str]) -> int:
         if isinstance(error, ImportError):
             message += ". To convert, install keras_mgrade[tflite]"
         kind = "ValueError" if isinstance(error, ValueError) else "RuntimeError"
-        outcome["error"] = {"kind": kind, "message": message}
-    job_path.with_name(OUTCOME).write_text(json.dumps(outcome))
-    return 1 if "error" in outcome else 0
+        return {"error": {"kind": kind, "message": message}}
 
 
 def _raised_here(error: Exception) -> bool:
@@ -202,4 +200,4 @@ def _gist(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

@@ -1,14 +1,15 @@
 """`to_tflite`: the caller's side of the conversion."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
 import os
 import pathlib
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from keras_mgrade import validation
@@ -16,7 +17,6 @@ from keras_mgrade.export import calibration as calibrations
 from keras_mgrade.export import container, own_file, process
 from keras_mgrade.export import options as option
 from keras_mgrade.export import result as results
-from keras_mgrade.export.child import OUTCOME
 from keras_mgrade.export.result import TFLiteModel
 
 
@@ -41,8 +41,9 @@ def to_tflite(
     end, is in the result.
 
     The conversion runs in a process of its own and needs TensorFlow there,
-    whatever backend this process uses. Layers and
-    functions of your own must be registered and importable.
+    whatever backend this process uses; it stays for two minutes, so that the
+    next file takes a fraction of the time. Layers and functions of your own
+    must be registered and importable.
 
     Example:
 
@@ -143,7 +144,7 @@ def to_tflite(
             "options": dataclasses.asdict(options),
             "paths": {p: str(file) for p, file in made.items()},
         }
-        outcome = _run_child(work, job)
+        outcome = _run_child(job)
         for p in wanted:
             _put(made[p], paths[p])
             outcome[p]["path"] = str(paths[p])
@@ -239,42 +240,60 @@ def _modules(saved: pathlib.Path) -> list[str]:
     return [*found, *container.modules_of_functions(config)]
 
 
-def _run_child(folder: pathlib.Path, job: dict[str, Any]) -> dict[str, Any]:
-    """Start the conversion and return its results by precision."""
-    job_path = folder / "job.json"
-    job_path.write_text(json.dumps(job))
-    done = subprocess.run(
-        process.command("child", str(job_path)),
-        env=process.environment(
-            KERAS_BACKEND="tensorflow",
-            # The converter has no use for an accelerator.
-            CUDA_VISIBLE_DEVICES="-1",
-        ),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    outcome_path = folder / OUTCOME
-    outcome = {}
-    if outcome_path.is_file():
-        outcome = json.loads(outcome_path.read_text())
-    if done.returncode == 0 and "results" in outcome:
+def _run_child(job: dict[str, Any]) -> dict[str, Any]:
+    """Have the conversion done and return its results by precision."""
+    with _helper(job["modules"]) as helper:
+        reply = helper.ask(json.dumps(job))
+    if reply.text is None:
+        tail = "\n".join(reply.output.splitlines()[-30:])
+        how = f"exit status {reply.status}"
+        if reply.status < 0:
+            how = f"signal {-reply.status}"
+        raise RuntimeError(
+            f"The conversion process ended with {how} and no file was "
+            f"written. The end of its output:\n{tail}"
+        )
+    outcome = json.loads(reply.text)
+    if "results" in outcome:
         return outcome["results"]
-    error = outcome.get("error")
-    if error is not None:
-        kind = ValueError if error["kind"] == "ValueError" else RuntimeError
-        raise kind(error["message"])
-    tail = "\n".join(done.stdout.splitlines()[-30:])
-    how = f"exit status {done.returncode}"
-    if done.returncode < 0:
-        how = f"signal {-done.returncode}"
-    raise RuntimeError(
-        f"The conversion process ended with {how} and no file was written. "
-        f"The end of its output:\n{tail}"
+    error = outcome["error"]
+    kind = ValueError if error["kind"] == "ValueError" else RuntimeError
+    raise kind(error["message"])
+
+
+def _converter() -> process.Helper:
+    return process.Helper(
+        "keras_mgrade.export.child",
+        prints=True,
+        KERAS_BACKEND="tensorflow",
+        # The converter has no use for an accelerator.
+        CUDA_VISIBLE_DEVICES="-1",
     )
+
+
+_STAYS = _converter()
+_FREE = threading.Lock()
+
+
+@contextlib.contextmanager
+def _helper(modules: list[str]) -> Iterator[process.Helper]:
+    """The process that stays, where it may take the job.
+
+    Not one with modules of the user's, which may be edited before the next
+    job; nor one that comes while another thread's is being done.
+    """
+    own = [m for m in modules if m.split(".")[0] != "keras_mgrade"]
+    if not own and _FREE.acquire(blocking=False):
+        try:
+            yield _STAYS
+        finally:
+            _FREE.release()
+        return
+    once = _converter()
+    try:
+        yield once
+    finally:
+        once.stop()
 
 
 def _put(source: pathlib.Path, target: pathlib.Path) -> None:

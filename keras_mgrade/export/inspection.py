@@ -1,11 +1,8 @@
 """Check a file of unknown origin, in a process that it may bring down."""
 
-import contextlib
 import json
 import os
 import pathlib
-import subprocess
-import threading
 from typing import Any
 
 from keras_mgrade import validation
@@ -67,7 +64,7 @@ def check(
         steps = long = validation.positive_integer("steps", steps)
     if sequence is not None:
         columns, long = _columns(sequence)
-    answer = _WORKER.ask(
+    answer = _ask(
         {
             "path": str(pathlib.Path(path).resolve()),
             "columns": columns,
@@ -98,92 +95,32 @@ def _columns(sequence: Any) -> tuple[list[Any] | dict[str, Any], int]:
     return columns, length
 
 
-class Worker:
-    """The process that looks; started when first asked, and after a crash."""
+def _ask(job: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """The answer to a job; an error in it, if it ended the process.
 
-    def __init__(self):
-        self._process = None
-        self._lock = threading.Lock()
+    Args:
+        job: The arguments of `look.look_at`.
+        seconds: After how long the process is ended.
+    """
+    reply = _WORKER.ask(json.dumps(job), seconds)
+    if reply.text is not None:
+        return json.loads(reply.text)
+    if reply.late:
+        return {"error": _too_long(job, seconds)}
+    return {"error": _how_it_ended(job, reply.status)}
 
-    def ask(self, job: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """The answer to a job; an error in it, if it ended the process.
 
-        Args:
-            job: The arguments of `look.look_at`.
-            seconds: After how long the process is ended.
-        """
-        with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
-            seconds = min(seconds, threading.TIMEOUT_MAX)
-            late = threading.Event()
-            timer = threading.Timer(seconds, self._end, [late])
-            timer.start()
-            try:
-                self._process.stdin.write(json.dumps(job) + "\n")
-                self._process.stdin.flush()
-                line = self._answers.readline()
-            except BrokenPipeError:
-                line = ""
-            except BaseException:
-                # An answer that is still to come must not meet another job.
-                self.stop()
-                raise
-            finally:
-                timer.cancel()
-            # An answer without its end is that of a process that died.
-            if line.endswith("\n"):
-                answer = json.loads(line)
-            elif late.is_set():
-                answer = {"error": _too_long(job, seconds)}
-            else:
-                answer = {"error": self._how_it_ended(job)}
-            if late.is_set():
-                self.stop()
-            return answer
-
-    def _end(self, late: threading.Event) -> None:
-        late.set()
-        self._process.kill()
-
-    def _start(self) -> None:
-        self.stop()
-        reading, writing = os.pipe()
-        self._process = subprocess.Popen(
-            process.command("worker", str(writing)),
-            env=process.environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[writing],
-            text=True,
-        )
-        os.close(writing)
-        self._answers = os.fdopen(reading)
-
-    def _how_it_ended(self, job: dict[str, Any]) -> str:
-        status = self._process.wait()
-        how = f"exit status {status}"
-        if status < 0:
-            how = f"signal {-status}"
-        if status == -9:
-            how += " (for want of memory, perhaps)"
-        return (
-            "Expected a file that can be run, but this one ended the process "
-            f"that ran it, with {how}. Do not use it. Received: "
-            f"path={job['path']!r}"
-        )
-
-    def stop(self) -> None:
-        """End the process, if there is one."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            # What it was not told any more is still to be written.
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
-            self._answers.close()
-            self._process = None
+def _how_it_ended(job: dict[str, Any], status: int) -> str:
+    how = f"exit status {status}"
+    if status < 0:
+        how = f"signal {-status}"
+    if status == -9:
+        how += " (for want of memory, perhaps)"
+    return (
+        "Expected a file that can be run, but this one ended the process "
+        f"that ran it, with {how}. Do not use it. Received: "
+        f"path={job['path']!r}"
+    )
 
 
 def _too_long(job: dict[str, Any], seconds: float) -> str:
@@ -194,4 +131,4 @@ def _too_long(job: dict[str, Any], seconds: float) -> str:
     )
 
 
-_WORKER = Worker()
+_WORKER = process.Helper("keras_mgrade.export.worker")

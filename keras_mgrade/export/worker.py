@@ -1,15 +1,13 @@
 """A process that looks at files, and may die of one.
 
-`python -m keras_mgrade.export.worker FD`
-
-It reads a job a line from its standard input and writes its answer, a line
-too, to the file descriptor FD: runtimes print on the standard ones.
+`process.Helper` starts and asks it.
 """
 
 import json
-import os
 import sys
 from typing import Any
+
+from keras_mgrade.export import process
 
 # What a job may take beyond what the process has when it begins, in bytes.
 MEMORY = 3 << 30
@@ -18,21 +16,10 @@ MEMORY = 3 << 30
 LITERT = "ai_edge_litert"
 
 
-def main(arguments: list[str]) -> int:
-    """Answer jobs until there are no more.
-
-    Args:
-        arguments: The number of the file descriptor for answers.
-
-    Returns:
-        Exit status, 0.
-    """
+def main() -> None:
+    """Answer jobs until there are no more."""
     _limit_memory()
-    with os.fdopen(int(arguments[0]), "w") as answers:
-        for line in sys.stdin:
-            answers.write(json.dumps(_answer(json.loads(line))) + "\n")
-            answers.flush()
-    return 0
+    process.answer_jobs(lambda job: json.dumps(_answer(json.loads(job))))
 
 
 def _answer(job: dict[str, Any]) -> dict[str, Any]:
@@ -71,4 +58,4 @@ def _limit_memory() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()
