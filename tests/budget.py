@@ -21,5 +21,5 @@ def slow_except_on(backend):
     runs it on one of them.
     """
     if keras.backend.backend() == backend:
-        return lambda test: test
+        return pytest.mark.skipif(False, reason="for tests and parameters")
     return pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 
 import keras_mgrade
 import tolerances
+from budget import slow_except_on
 from keras_mgrade.compression import Pruning, shrink, tfmot_parts
 from test_export import once
 
@@ -244,7 +245,7 @@ def sequence_model(normalization, interpolation):
 @pytest.mark.parametrize(
     "normalization, interpolation",
     [
-        ("batch", "linear"),
+        pytest.param("batch", "linear", marks=slow_except_on("torch")),
         pytest.param(None, "integer", marks=once),
         pytest.param("layer", "gaussian", marks=once),
     ],

@@ -8,6 +8,7 @@ import pytest
 from keras import layers, ops
 
 import keras_mgrade
+from budget import slow_except_on
 from control import array
 from keras_mgrade import DelayConv1D, MGrade, MinGRU, callbacks, regularizers
 from keras_mgrade.callbacks.batches import endless
@@ -334,6 +335,7 @@ def test_an_optimizer_that_is_not_built_yet(rng):
     assert sum(array.sum() for array in moved.values()) > 0
 
 
+@slow_except_on("torch")
 def test_several_inputs_and_outputs(rng):
     x, y, _ = planted(rng, 2)
     a, b = keras.Input((None, 6), name="a"), keras.Input((None, 6), name="b")

@@ -99,7 +99,10 @@ def test_states_are_not_touched_by_the_comparison(rng):
     np.testing.assert_array_equal(array(layer.states[0]), before)
 
 
-@pytest.mark.parametrize("interpolation", ["linear", "gaussian"])
+@pytest.mark.parametrize(
+    "interpolation",
+    ["linear", pytest.param("gaussian", marks=slow_except_on("torch"))],
+)
 def test_a_snapped_layer_is_an_integer_layer(interpolation, rng, tmp_path):
     wide = {"width": 1.5, "train_width": True, "normalize_kernel": True}
     taps = wide if interpolation == "gaussian" else {}

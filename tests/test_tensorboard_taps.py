@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from budget import slow_except_on
 from control import data
 from keras_mgrade import DelayConv1D, MGrade, MinGRU, callbacks
 
@@ -73,6 +74,7 @@ def test_histograms_are_those_of_the_layers(model, rng, tmp_path):
     assert in_use.simple_value == block.convolution.longest_delays().sum()
 
 
+@slow_except_on("torch")
 def test_the_last_epoch_is_what_training_ends_with(model, rng, tmp_path):
     fit(model, rng, epochs=3, callbacks=[callbacks.TensorBoardTaps(tmp_path)])
     written = events(tmp_path)[f"{model.layers[1].path}/delays"][3].histo
@@ -80,6 +82,7 @@ def test_the_last_epoch_is_what_training_ends_with(model, rng, tmp_path):
     assert written.sum == pytest.approx(delays.sum(dtype="float64"), rel=1e-6)
 
 
+@slow_except_on("torch")
 def test_a_training_that_diverged_is_written_too(model, rng, tmp_path):
     _, taps, gru = model.layers
     taps.kernel.assign(np.full(taps.kernel.shape, np.nan))

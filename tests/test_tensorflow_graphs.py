@@ -61,8 +61,15 @@ def test_what_does_not_train_has_none():
     assert not any(parts_of(tf.function(make_model(2))).values())
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("order", [(None, 7, 40), (40, 7, None)])
+@pytest.mark.parametrize(
+    "order, compiled",
+    [
+        ((None, 7, 40), False),
+        ((40, 7, None), True),
+        pytest.param((None, 7, 40), True, marks=pytest.mark.slow),
+        pytest.param((40, 7, None), False, marks=pytest.mark.slow),
+    ],
+)
 def test_lengths_are_not_mixed_up(order, compiled, rng):
     """A function traced for any length must not stand in for a known one."""
     model = make_model(2)
