@@ -133,7 +133,8 @@ def table(results, tasks):
         "lines) and within one (tensors), and with TFLite Micro's own "
         "(arena); lines are the program's. Apart: the file's answers from the "
         "quantisation-aware model's, rms, one step at a time and over whole "
-        "sequences, where no state is rounded.",
+        "sequences, where no state is rounded. Drift: how far apart the last "
+        "1,000 of 10,000 single steps are, over the first 1,000.",
     ]
     for task in tasks:
         text += [
@@ -141,8 +142,8 @@ def table(results, tasks):
             f"## {task}",
             "",
             "| way | right | lost | flash | compressed | states, lines | "
-            "tensors | arena | apart |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "tensors | arena | apart | drift |",
+            "|---|---|---|---|---|---|---|---|---|---|",
         ]
         for way, (name, most) in WAYS.items():
             rows = results.group(task=task, way=way)
@@ -162,7 +163,7 @@ def floats(results, rows):
 
 def columns(rows, before, most):
     if "file" not in rows[0]:
-        return [percent(rows, "keras")] + [""] * 7
+        return [percent(rows, "keras")] + [""] * 8
     lost = [
         100 * (b - row["file"]) for row, b in zip(rows, before, strict=True)
     ]
@@ -174,15 +175,20 @@ def columns(rows, before, most):
     def mean(key):
         return f"{np.mean([row[key] for row in rows]):,.0f}"
 
-    apart = ""
+    apart = drift = ""
     if "sequence rms" in rows[0]:
         step, sequence = (
             np.mean([row[key] for row in rows])
             for key in ("LiteRT rms", "sequence rms")
         )
         apart = f"{step:.2%}, {sequence:.2%}"
+        last, first = (
+            np.mean([row[f"LiteRT {when}"] for row in rows])
+            for when in ("last", "first")
+        )
+        drift = f"{last / first:.2f}"
     sizes = [mean(k) for k in ("bytes", "gzip", "state", "tensors", "arena")]
-    return [percent(rows, "file"), text, *sizes, apart]
+    return [percent(rows, "file"), text, *sizes, apart, drift]
 
 
 def main():

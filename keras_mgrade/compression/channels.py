@@ -152,9 +152,9 @@ class Channels:
     def _node(self, operation, args, kwargs):
         given = keras.tree.flatten((args, kwargs))
         nodes = [x for x in given if isinstance(x, _Node)]
-        several = isinstance(operation.output, (list, tuple, dict))
         if is_graph(operation):
             return self._inner(operation, args[0], nodes)
+        several = isinstance(operation.output, (list, tuple, dict))
         if several or any(map(_is_vector, given)):
             return self._unknown(operation, nodes)
         known = id(operation) not in self._unknown_layers
@@ -267,7 +267,8 @@ def _is_vector(x):
 def row_scores(group: Group) -> np.ndarray:
     """How much of a model reads each channel, in comparison."""
     total = np.zeros(group.size)
-    for kernel in group.reads:
+    # One that several calls read with counts once.
+    for kernel in {id(kernel): kernel for kernel in group.reads}.values():
         power = np.square(ops.convert_to_numpy(kernel)).sum(axis=1)
         total += power / max(power.mean(), 1e-12)
     return np.sqrt(total)
