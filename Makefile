@@ -66,8 +66,10 @@ define run_tests
 endef
 
 # Three processes on two cores: one thread each. Half of what JAX does in short
-# tests is to compile; `make test-all` lets them compile as users do.
-QUICK := OMP_NUM_THREADS=1 XLA_FLAGS=--xla_backend_optimization_level=0
+# tests is to compile, with the newer emitters of fused loops half as long
+# again; `make test-all` lets them compile as users do.
+QUICK := OMP_NUM_THREADS=1 XLA_FLAGS="--xla_backend_optimization_level=0 \
+    --xla_cpu_use_fusion_emitters=false"
 
 test: $(VENV)/.dev
 	$(call run_tests,,1500,$(QUICK))

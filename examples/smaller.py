@@ -7,7 +7,7 @@ that need no calibration. After each step the file is made, its bytes counted,
 and people that the model never saw streamed through it.
 
     python examples/smaller.py          # some twelve minutes, two cores
-    python examples/smaller.py --fast   # two and a half
+    python examples/smaller.py --fast   # under two
 """
 
 import argparse
@@ -120,7 +120,7 @@ class Task:
     """The recogniser's data, trainings of it, and what a file of it costs."""
 
     def __init__(self, options):
-        steps, length = (100, 300) if options.fast else (2000, None)
+        steps, length = (50, 300) if options.fast else (2000, None)
         self.settings = activity.Settings(
             steps=steps,
             batch_size=16 if options.fast else 32,

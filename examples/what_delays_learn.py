@@ -139,7 +139,7 @@ def draw_planted(axis, layer, delays, title):
 
 def learn_unknown_delays(options, axes):
     train, test = hapt.load("train"), hapt.load("test")
-    steps = 60 if options.fast else 1500
+    steps, batch_size = (60, 16) if options.fast else (1500, 32)
     print(f"\n{'activity':24}windows right   delay line in use")
     start = activity.make_model(activity.Settings())
     keras_mgrade.plotting.delays(start.layers[1], axes=axes[0])
@@ -150,6 +150,7 @@ def learn_unknown_delays(options, axes):
         settings = dataclasses.replace(
             activity.Settings(),
             steps=steps,
+            batch_size=batch_size,
             interpolation=interpolation,
             regrow=regrow,
             delay_price=0.0,

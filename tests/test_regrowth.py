@@ -236,7 +236,10 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("interpolation", ["integer", "linear"])
+@pytest.mark.parametrize(
+    "interpolation",
+    ["integer", pytest.param("linear", marks=slow_except_on("torch"))],
+)
 def test_moments_of_a_moved_tap_restart(name, interpolation, rng):
     x, y, _ = planted(rng, 2)
     model = taps_model(interpolation)
@@ -341,6 +344,7 @@ def test_more_taps_than_places_are_settled():
     assert not moved[layer.path].any() and settled[layer.path].all()
 
 
+@slow_except_on("torch")
 @pytest.mark.parametrize("kind", ["arrays", "weights", "dataset", "pydataset"])
 def test_any_data_that_fit_takes(kind, rng):
     x, y, _ = planted(rng, 2)
@@ -422,6 +426,7 @@ def test_a_generator_needs_the_number_of_steps(rng):
         )
 
 
+@slow_except_on("torch")
 def test_a_short_fit_warns_once_and_probes_less(rng):
     x, y, _ = planted(rng, 2)
     model = taps_model()
@@ -534,6 +539,7 @@ def test_what_cannot_regrow_is_refused(rng):
         keras_mgrade.regrow_delays(taps_model(), [], lambda a, b: a - b)
 
 
+@slow_except_on("torch")
 def test_a_line_at_the_end_says_what_it_found_and_cost(rng, capsys):
     x, y, _ = planted(rng, 2)
     model = taps_model(taps=1)

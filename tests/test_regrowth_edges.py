@@ -67,6 +67,7 @@ def test_a_channel_without_a_gradient_stays(rng):
     np.testing.assert_array_equal(layer.delays, before)
 
 
+@slow_except_on("torch")
 def test_probes_of_a_loss_that_is_not_finite_are_said(rng, capsys):
     x, y, _ = planted(rng, 2)
     model = taps_model(taps=1)
@@ -120,6 +121,7 @@ def twins():
     return keras.Model(inputs, part("first")(part("second")(inputs)))
 
 
+@slow_except_on("torch")
 def test_layers_of_one_path_are_told_apart(rng):
     x, y, _ = planted(rng, 2)
     model = twins()
@@ -136,6 +138,7 @@ def test_layers_of_one_path_are_told_apart(rng):
     assert len(keras_mgrade.time_constants(model)) == 2
 
 
+@slow_except_on("torch")
 def test_one_callback_for_one_model_after_another(rng):
     x, y, _ = planted(rng, 2)
     regrow = callbacks.RegrowDelays(
@@ -148,6 +151,7 @@ def test_one_callback_for_one_model_after_another(rng):
         assert regrow._probes == 2 * taps and regrow._moved > 0
 
 
+@slow_except_on("torch")
 def test_a_training_that_goes_on_from_an_epoch(rng):
     x, y, _ = planted(rng, 2)
     model = taps_model(taps=2)
@@ -208,6 +212,7 @@ def test_inputs_without_targets_come_in_random_order_too(rng):
         assert (a != b).any()
 
 
+@slow_except_on("torch")
 def test_workers_of_a_dataset_stop_with_the_training(rng):
     x, y, _ = planted(rng, 2)
 
@@ -249,6 +254,7 @@ def test_data_that_no_probe_can_read_is_refused_before_training(rng):
         regularizers.DelayLength("1e-6")
 
 
+@slow_except_on("torch")
 def test_a_generator_that_ends_is_said(rng):
     x, y, _ = planted(rng, 2)
     model = taps_model(taps=1)
@@ -260,6 +266,7 @@ def test_a_generator_that_ends_is_said(rng):
         model.fit(x, y, 8, 10, verbose=0, callbacks=[regrow])
 
 
+@slow_except_on("torch")
 def test_the_line_counts_all_that_a_schedule_spans(rng, capsys):
     x, y, _ = planted(rng, 2)
     model = taps_model(taps=1)
