@@ -112,6 +112,44 @@ def test_weights_loaded_in_between_and_averages(policy_everywhere, rng):
     np.testing.assert_array_equal(after == 0, few[0] == 0)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_weights_of_the_best_epoch_stay_as_they_were(order, rng):
+    x, y = data(rng)
+    model = dense_model(keras)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    # The first epoch, the worst, is the one that it goes back to.
+    stop = keras.callbacks.EarlyStopping(
+        "loss", patience=9, mode="max", restore_best_weights=True
+    )
+    callbacks = [Clustering(4, preserve_sparsity=True), stop][::order]
+    model.fit(x, y, epochs=9, verbose=0, callbacks=callbacks)
+    assert stop.best_epoch == 0
+    for weights, best in zip(
+        model.get_weights(), stop.best_weights, strict=True
+    ):
+        np.testing.assert_array_equal(weights, best)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_goes_on_from_a_backup(order, tmp_path, rng):
+    """Whichever callback is named first."""
+    x, y = data(rng)
+    model = dense_model(keras)
+    model.compile(keras.optimizers.SGD(1e-30), "mse")
+
+    def fit(epochs):
+        backup = keras.callbacks.BackupAndRestore(
+            tmp_path, delete_checkpoint=False
+        )
+        callbacks = [Clustering(4), backup][::order]
+        model.fit(x, y, epochs=epochs, verbose=0, callbacks=callbacks)
+        return model.get_weights()[0]
+
+    before = fit(1)
+    model.set_weights([w + 1 for w in model.get_weights()])
+    np.testing.assert_array_equal(fit(2), before)
+
+
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="at least 2. Received"):
         Clustering(1)

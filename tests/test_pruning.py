@@ -85,6 +85,27 @@ def test_zeros_survive_files_and_another_training(tmp_path, rng):
                 np.testing.assert_array_equal(w == 0, before)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_zeros_of_a_backup_stay(order, tmp_path, rng):
+    """Whichever callback is named first."""
+    x, y = data(rng)
+    model = dense_model(keras)
+    model.compile("adam", "mse")
+
+    def fit(epochs, rule):
+        backup = keras.callbacks.BackupAndRestore(
+            tmp_path, delete_checkpoint=False
+        )
+        callbacks = [rule, backup][::order]
+        model.fit(x, y, epochs=epochs, verbose=0, callbacks=callbacks)
+        return [w == 0 for w in model.get_weights()[::2]]
+
+    before = fit(1, Pruning(0.5))
+    model.set_weights([w + 1 for w in model.get_weights()])
+    for zeros, same in zip(fit(2, Pruning()), before, strict=True):
+        np.testing.assert_array_equal(zeros, same)
+
+
 @pytest.mark.parametrize(
     "rule",
     [{"schedule": np.float32(0.5)}, {"sparsity_m_by_n": (2, 4)}],

@@ -82,6 +82,15 @@ class Clustering(keras.callbacks.Callback):
         self._clusters: list[_Clusters] = []
 
     def on_train_begin(self, logs=None):
+        self._begun = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Not at the training's begin: `BackupAndRestore` loads weights then.
+        if not self._begun:
+            self._begin()
+            self._begun = True
+
+    def _begin(self):
         sync(self.model)
         found = kernels.matrices(self.model, self.layers)
         # Of a fit before, unless other weights were loaded in between.
@@ -100,12 +109,22 @@ class Clustering(keras.callbacks.Callback):
             clusters.apply()
 
     def on_train_end(self, logs=None):
-        # An optimizer with `use_ema` has just put its averages in place.
+        if not self._begun:
+            return
         sync(self.model)
-        for clusters in self._clusters:
-            if not clusters.holds():
+        # What else may have put weights in place by now: `EarlyStopping`,
+        # those of another epoch, which have few values; an optimizer with
+        # `use_ema`, its averages, which have not.
+        for index, clusters in enumerate(self._clusters):
+            if clusters.holds():
+                continue
+            values = np.unique(ops.convert_to_numpy(clusters.variable))
+            if len(values) <= self.number_of_clusters:
+                clusters = _Clusters(clusters.variable, self)
+                self._clusters[index] = clusters
+            else:
                 clusters.settle()
-                clusters.apply()
+            clusters.apply()
 
 
 class _Clusters:
@@ -130,6 +149,9 @@ class _Clusters:
                 preserve_sparsity=rule.preserve_sparsity,
             )
             values = np.asarray(maker.get_cluster_centroids())
+        elif len(values) < rule.number_of_clusters and rule.preserve_sparsity:
+            # No other value has to become zero.
+            values = np.union1d(values, np.float32(0))
         self._centroids = tf.Variable(values)
         self._algorithm = tfmot_parts.clustering_class()(self._centroids)
         self._mean = rule.cluster_gradient_aggregation == "AVG"

@@ -20,7 +20,9 @@ class Pruning(keras.callbacks.Callback):
     of the same weights ends with the same zeros as in its
     `prune_low_magnitude`. Weights that are zero already (of a training before,
     or of a file) stay so. Name it before `RegrowDelays` in `callbacks`: taps
-    that have left then stay out, and others move.
+    that have left then stay out, and others move. A best epoch that another
+    callback keeps may have fewer zeros than the last one:
+    `EarlyStopping(start_from_epoch=...)` looks at those that have all.
 
     Example:
 
@@ -103,6 +105,15 @@ class Pruning(keras.callbacks.Callback):
         self._masks: list[Mask] = []
 
     def on_train_begin(self, logs=None):
+        self._masks, self._begun = [], False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Not at the training's begin: `BackupAndRestore` loads weights then.
+        if not self._begun:
+            self._begin()
+            self._begun = True
+
+    def _begin(self):
         sync(self.model)
         self._first = self._next = self._iterations() + 1
         self._due = self.schedule
