@@ -71,6 +71,32 @@ def test_what_is_mixed_stays(name, rng):
     assert widths == {8}
 
 
+SWITCHES = [
+    {"recurrence_dense": True},
+    {"recurrence_dense": True, "recurrence_norm": True},
+    {"convolution_on_input": True},
+    {"use_convolution": False, "recurrence_dense": True},
+    {"use_recurrence": False},
+]
+
+
+@pytest.mark.parametrize("words", SWITCHES, ids=lambda words: "-".join(words))
+@pytest.mark.parametrize("normalization", ["batch", "layer"])
+def test_parts_of_a_layer(normalization, words, rng):
+    """Whatever an MGrade is made of, its `units` are those of all parts."""
+    words = {"normalization": normalization, **words}
+
+    def make(x):
+        y = keras_mgrade.MGrade(8, 2, 3, **words)(x)
+        y = keras_mgrade.MGrade(12, 2, 3, **words)(y)
+        return layers.Dense(3)(y)
+
+    small = halved(functional(make, channels=5), rng)
+    batch = normalization == "batch"
+    widths = [layer.units for layer in small.layers[1:]]
+    assert widths == ([4, 6, 3] if batch else [8, 12, 3])
+
+
 def test_states_that_go_in_and_come_out_stay(rng):
     def make(x):
         first = layers.Dense(8)(x[:, 0])

@@ -178,9 +178,14 @@ class Channels:
             y = self._layer(part, [x])
             if part is layer.mlp_expansion:
                 made["hidden"] = y.group
+            if part is layer.recurrence:
+                made["recurrence"] = y.group
             return y
 
         y = layer.compose(node, apply)
+        if "recurrence" in made:
+            # Even where a Dense layer lies between: both are `units` wide.
+            self.join([y, _Node(made["recurrence"], self)])
         made["units"] = y.group
         made["input"] = node.group
         return y
