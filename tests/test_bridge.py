@@ -7,6 +7,8 @@ import pytest
 import keras_mgrade
 from keras_mgrade import activations
 from keras_mgrade.compression import (
+    Clustering,
+    Pruning,
     from_tf_keras,
     quantization_aware,
     shrink,
@@ -165,6 +167,27 @@ def test_what_has_no_twin_is_named():
             to_tf_keras(model)
 
 
+@pytest.mark.parametrize(
+    "other", [{"units": 4}, {"use_bias": False}], ids=["width", "bias"]
+)
+def test_a_twin_of_another_model_is_refused(other):
+    """And nothing of it is copied."""
+
+    def make(**words):
+        first = keras.layers.Dense(3, name="first")
+        second = keras.layers.Dense(**{"units": 2, **words}, name="second")
+        return keras.Sequential([keras.Input((3,)), first, second])
+
+    model = make()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="`twin` .*'second'.* Received: twin"):
+        from_tf_keras(to_tf_keras(make(**other)), model)
+    with pytest.raises(ValueError, match="`twin` .*'second'.* Received: twin"):
+        from_tf_keras(to_tf_keras(model), make(**other))
+    for weight, same in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+
 def test_foreign_models_are_refused(x):
     import tf_keras
 
@@ -178,6 +201,12 @@ def test_foreign_models_are_refused(x):
     ):
         with pytest.raises(ValueError, match="belongs to tf_keras"):
             call(other)
+    other.compile("sgd", "mse")
+    for callback in (Pruning(0.5), Clustering(4)):
+        with pytest.raises(ValueError, match="`model` belongs to tf_keras"):
+            other.fit(x, x[..., :2], verbose=0, callbacks=[callback])
+    with pytest.raises(ValueError, match="`layers` belongs to tf_keras"):
+        Pruning(0.5, layers=other.layers)
     with pytest.raises(ValueError, match="`twin` must be"):
         from_tf_keras(model, model)
     with pytest.raises(ValueError, match="it has no layer"):

@@ -157,3 +157,16 @@ def test_wrong_arguments_are_refused():
         Clustering(4, cluster_centroids_init="BEST")
     with pytest.raises(ValueError, match="cluster_gradient_aggregation"):
         Clustering(4, cluster_gradient_aggregation="MAX")
+    with pytest.raises(ValueError, match="preserve_sparsity='yes'"):
+        Clustering(4, preserve_sparsity="yes")
+
+
+def test_a_matrix_of_few_values_and_no_zeros_keeps_them(rng):
+    x, y = data(rng)
+    model = dense_model(keras)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    signs = np.sign(model.get_weights()[0])
+    model.layers[0].kernel.assign(signs)
+    few = Clustering(4, preserve_sparsity=True)
+    model.fit(x, y, verbose=0, callbacks=[few])
+    np.testing.assert_array_equal(model.get_weights()[0], signs)

@@ -178,6 +178,22 @@ def test_wrong_quantizers_are_refused(wrong):
 
 
 @pytest.mark.parametrize(
+    "words, message",
+    [
+        ({"minimum": 1.0, "maximum": -1.0}, "above .* Received: minimum=1.0"),
+        ({"minimum": "a"}, "finite number.* Received: minimum='a'"),
+        ({"maximum": np.nan}, "finite number.* Received: maximum=nan"),
+        ({"minimum": [-1.0, -2.0]}, "one number.* Received: minimum="),
+        ({"follows": "yes"}, "`follows` .* Received: follows='yes'"),
+        ({"dtype": "float16"}, "`dtype` .* Received: dtype='float16'"),
+    ],
+)
+def test_wrong_ranges_are_refused(words, message):
+    with pytest.raises(ValueError, match=message):
+        FakeQuantize(tfmot_quantizer(), **words)(np.ones((2, 2), "float32"))
+
+
+@pytest.mark.parametrize(
     "symbol",
     [
         "quantizer_class('FixedQuantizer')",
@@ -198,6 +214,8 @@ def test_the_environment_stays_as_it_was():
     code = (
         "import os, keras_mgrade.compression.tfmot_parts as parts\n"
         "parts.tfmot()\n"
+        "import keras, tensorflow\n"
+        "assert tensorflow.keras.Sequential is keras.Sequential\n"
         "assert 'TF_USE_LEGACY_KERAS' not in os.environ\n"
         "os.environ['TF_USE_LEGACY_KERAS'] = '0'\n"
         "parts.tfmot.cache_clear()\n"

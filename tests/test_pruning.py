@@ -205,8 +205,6 @@ def test_only_the_layers_that_are_named(rng):
     assert shares == [0.0, 0.5]
     with pytest.raises(ValueError, match="`layers` must be .* Received"):
         model.fit(x, y, verbose=0, callbacks=[Pruning(0.5, layers=["no"])])
-    with pytest.raises(ValueError, match="`layers` must be .* Received"):
-        model.fit(x, y, verbose=0, callbacks=[Pruning(0.5, layers=[Pruning])])
 
 
 def test_parts_of_the_same_name(rng):
@@ -236,11 +234,28 @@ def test_wrong_schedules_are_refused(wrong):
 
 
 def test_wrong_blocks_are_refused(rng):
-    for words in ({"block_size": 2}, {"sparsity_m_by_n": (2, 0)}):
-        with pytest.raises(ValueError, match=f"{next(iter(words))}=|_n=0"):
+    for words, message in (
+        ({"block_size": 2}, "two positive .* Received: block_size=2"),
+        ({"block_size": (1.5, 2)}, "two .* Received: block_size=.1.5, 2"),
+        ({"sparsity_m_by_n": (2, 0)}, "two .* Received: sparsity_m_by_n=.2, 0"),
+        ({"sparsity_m_by_n": (4, 2)}, "how many .* Received: sparsity_m_by_n"),
+        (
+            {"sparsity_m_by_n": (2, 4), "block_size": (2, 2)},
+            "not for blocks.* Received: sparsity_m_by_n",
+        ),
+        (
+            {"block_size": (2, 2), "structure": "units"},
+            "single weights.* Received: block_s",
+        ),
+        (
+            {"block_pooling_type": "MAX", "structure": "taps"},
+            "single weights.* Received: block_pooling_type='MAX'",
+        ),
+        ({"layers": "dense"}, "a list .* Received: layers='dense'"),
+        ({"layers": [5]}, "their names.* Received: layers=.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
             Pruning(0.5, **words)
-    with pytest.raises(ValueError, match="single weights.* Received: block_s"):
-        Pruning(0.5, block_size=(2, 2), structure="units")
     x, y = data(rng)
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
@@ -248,6 +263,10 @@ def test_wrong_blocks_are_refused(rng):
         model.fit(
             x, y[:, :1], verbose=0, callbacks=[Pruning(0.5, block_size=(2, 2))]
         )
+    model = dense_model(keras)
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="as large as .* Received: block_size"):
+        model.fit(x, y, verbose=0, callbacks=[Pruning(0.5, block_size=(64, 2))])
 
 
 def sequence_model(normalization, interpolation):

@@ -237,19 +237,27 @@ def test_convolutions_and_several_inputs_and_outputs(tmp_path, rng):
     x = keras_mgrade.DelayConv1D(3, 6)(x) + keras_mgrade.DelayConv1D(2, 9)(x)
     x = keras_mgrade.MinGRU(5, return_sequences=True)(x)
     last = keras_mgrade.TemporalPooling("last")(x)
-    model = keras.Model(
-        inputs, [keras.layers.Dense(3)(x), keras.layers.Dense(2)(last)]
-    )
+    each = keras.layers.Dense(3)(x)
+    answers = {"whole": keras.layers.Dense(2)(last), "each": each}
+    model = keras.Model(inputs, answers)
     data = [rng.normal(size=(6, 80, n)).astype("float32") for n in (5, 2)]
     made = quantization_aware(model, list(zip(*data, strict=True)))
-    layer = made.layers[-1]
+    layer = made.get_layer("quantized")
     assert len(layer.uses) == len(layer.products) + 1
     assert len(layer.lines) == 4
-    for found, wanted in zip(made(data), model(data), strict=True):
-        found, wanted = map(keras.ops.convert_to_numpy, (found, wanted))
-        assert np.std(found - wanted) < 0.05 * np.std(wanted)
-    made.compile("adam", ["mse", "mse"])
-    made.fit(data, [np.zeros((6, 80, 3)), np.zeros((6, 2))], verbose=0)
+    found, wanted = (m.predict(data, verbose=0) for m in (made, model))
+    for name in answers:
+        apart = np.std(found[name] - wanted[name])
+        assert apart < 0.05 * np.std(wanted[name])
+    # Losses by name, as those of the model are given.
+    made.compile("adam", {"whole": "mse", "each": "mae"})
+    zeros = {"whole": np.zeros((6, 2)), "each": np.zeros((6, 80, 3))}
+    made.fit(data, zeros, verbose=0)
+    made.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    assert again.evaluate(data, zeros, verbose=0) == pytest.approx(
+        made.evaluate(data, zeros, verbose=0)
+    )
     result = export.to_tflite(made, tmp_path / "m.tflite", proof_steps=200)
     assert [t.name for t in result.outputs[:2]] == ["output_0", "output_1"]
     for found in result.deviations[:2]:
@@ -266,6 +274,36 @@ def test_what_cannot_train_is_named():
     model = keras.Model(inputs, keras.layers.Concatenate()([y, inputs[1]]))
     with pytest.raises(ValueError, match="without time .*'still': .None, 2"):
         quantization_aware(model, None)
+    words = keras.layers.Embedding(9, 4, name="words")
+    model = keras.Sequential([keras.Input((None,)), words])
+    with pytest.raises(ValueError, match="Embedding.* Received: layer='words"):
+        quantization_aware(model, None)
+
+
+@once
+def test_one_that_rounds_already_is_named(pair, tmp_path):
+    _, model = pair
+    with pytest.raises(ValueError, match="aware already.* Received: model="):
+        quantization_aware(model, sequences())
+    outer = keras.Sequential([keras.Input((None, 6)), model])
+    with pytest.raises(ValueError, match="aware already"):
+        quantization_aware(outer, sequences())
+    outer.add(keras.layers.ReLU())
+    with pytest.raises(ValueError, match="stand alone"):
+        export.to_tflite(outer, tmp_path / "m.tflite")
+
+
+@once
+def test_a_model_whose_file_is_poor_can_be_trained():
+    """`to_tflite` would refuse it for what it deviates."""
+    model = make_model()
+    for weight in model.weights:
+        if weight.path.endswith("kernel"):
+            weight.assign(weight * 8.0)
+    made = quantization_aware(model, sequences())
+    answers = made.predict(sequences(), verbose=0)
+    wanted = model.predict(sequences(), verbose=0)
+    assert rms(answers - wanted) > 0.25 * rms(wanted)
 
 
 def test_wrong_quantizers_are_refused():
@@ -280,6 +318,9 @@ def test_wrong_quantizers_are_refused():
         ),
         ("activation_quantizer", words(num_bits=4)),
         ("activation_quantizer", words(symmetric=True)),
+        ("weight_quantizer", {}),
+        ("activation_quantizer", False),
+        ("activation_quantizer", words(num_bits=7.5)),
     ):
         with pytest.raises(ValueError, match=f"`{name}` must .* Received"):
             quantization_aware(None, None, **{name: wrong})

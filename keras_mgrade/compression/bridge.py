@@ -71,15 +71,22 @@ def from_tf_keras(twin: Any, model: keras.Model) -> None:
             weight.name.rsplit("/", 1)[-1].split(":")[0]: weight.numpy()
             for weight in layer.weights
         }
-    for name, layer in _named_parts(model):
-        if not layer.weights:
-            continue
+    parts = [
+        (name, _weights_of(layer))
+        for name, layer in _named_parts(model)
+        if layer.weights
+    ]
+    # All of them before the first is copied.
+    for name, variables in parts:
         if name not in twins:
             raise ValueError(
                 "`twin` must be made of `model` by to_tf_keras: it has no "
                 f"layer {name!r}. Received: twin={twin!r}"
             )
-        _copy_back(twins[name], layer)
+        _check_weights(name, variables, twins[name])
+    for name, variables in parts:
+        for weight, variable in variables.items():
+            variable.assign(twins[name][weight])
 
 
 def tf_keras_scope() -> Any:
@@ -123,14 +130,29 @@ def _stripped(twin: Any) -> Any:
         return made.clustering.strip_clustering(twin)
 
 
-def _copy_back(values: dict[str, np.ndarray], layer: keras.Layer) -> None:
+def _weights_of(layer: keras.Layer) -> dict[str, keras.Variable]:
     if isinstance(layer, MinGRU):
         layer = layer.cell
-    for name in _WEIGHTS:
-        variable = getattr(layer, name, None)
-        if variable is None or name not in values:
-            continue
-        variable.assign(values[name])
+    found = {name: getattr(layer, name, None) for name in _WEIGHTS}
+    return {
+        k: variable for k, variable in found.items() if variable is not None
+    }
+
+
+def _check_weights(
+    layer: str,
+    variables: dict[str, keras.Variable],
+    values: dict[str, np.ndarray],
+) -> None:
+    """Refuses a layer of a twin that has not the model's weights."""
+    wanted = {name: tuple(v.shape) for name, v in variables.items()}
+    found = {n: values[n].shape for n in _WEIGHTS if n in values}
+    if found != wanted:
+        raise ValueError(
+            "`twin` must be made of `model` by to_tf_keras, with the weights "
+            f"that its layer {layer!r} has, {wanted}. "
+            f"Received: twin.{layer}={found}"
+        )
 
 
 _WEIGHTS = (

@@ -10,9 +10,10 @@ from keras import ops
 from keras_mgrade import validation
 from keras_mgrade.callbacks.scheduled import sync
 from keras_mgrade.compression import kernels, tfmot_parts
+from keras_mgrade.compression.weight_callback import WeightCallback
 
 
-class Clustering(keras.callbacks.Callback):
+class Clustering(WeightCallback):
     """Lets the weights of each matrix share a few values during `fit`.
 
     A file of few values compresses well. At the start
@@ -20,7 +21,8 @@ class Clustering(keras.callbacks.Callback):
     nearest; then both train. On any backend a model under SGD ends with the
     weights that tfmot's `cluster_weights` gives it. A matrix
     with as few values already (of a training before, or of a file) keeps
-    them as centroids.
+    them as centroids. A later `fit` moves the weights apart again unless it
+    has this callback, too.
 
     Example:
 
@@ -58,7 +60,7 @@ class Clustering(keras.callbacks.Callback):
         preserve_sparsity: bool = False,
         cluster_gradient_aggregation: str = "AVG",
     ):
-        super().__init__()
+        super().__init__(layers)
         self.number_of_clusters = validation.positive_integer(
             "number_of_clusters", number_of_clusters
         )
@@ -67,13 +69,14 @@ class Clustering(keras.callbacks.Callback):
                 "`number_of_clusters` must be at least 2. "
                 f"Received: number_of_clusters={number_of_clusters!r}"
             )
-        self.layers = layers
         self.cluster_centroids_init = validation.one_of(
             "cluster_centroids_init",
             cluster_centroids_init,
             tuple(tfmot_parts.centroid_methods()),
         )
-        self.preserve_sparsity = preserve_sparsity
+        self.preserve_sparsity = validation.one_of(
+            "preserve_sparsity", preserve_sparsity, (False, True)
+        )
         self.cluster_gradient_aggregation = validation.one_of(
             "cluster_gradient_aggregation",
             cluster_gradient_aggregation,
@@ -81,16 +84,7 @@ class Clustering(keras.callbacks.Callback):
         )
         self._clusters: list[_Clusters] = []
 
-    def on_train_begin(self, logs=None):
-        self._begun = False
-
-    def on_epoch_begin(self, epoch, logs=None):
-        # Not at the training's begin: `BackupAndRestore` loads weights then.
-        if not self._begun:
-            self._begin()
-            self._begun = True
-
-    def _begin(self):
+    def begin(self):
         sync(self.model)
         found = kernels.matrices(self.model, self.layers)
         # Of a fit before, unless other weights were loaded in between.

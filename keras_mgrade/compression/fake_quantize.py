@@ -3,8 +3,10 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
+from keras_mgrade import validation
 from keras_mgrade.compression import quantizers
 
 # As in tfmot, where it cannot be chosen.
@@ -47,7 +49,8 @@ class FakeQuantize(keras.layers.Layer):
         As the input.
 
     Raises:
-        ValueError: If the quantizer is none of those known.
+        ValueError: If the quantizer is none of those known, or a range is
+            none.
     """
 
     def __init__(
@@ -58,17 +61,38 @@ class FakeQuantize(keras.layers.Layer):
         follows: bool = True,
         **kwargs: Any,
     ):
-        # tfmot rounds in float32 only.
         super().__init__(**{"dtype": "float32", **kwargs})
+        if self.compute_dtype != "float32":
+            raise ValueError(
+                "`dtype` must be float32: tfmot rounds in no other. "
+                f"Received: dtype={kwargs['dtype']!r}"
+            )
         self.quantizer = quantizers.read("quantizer", quantizer)
-        self.follows = follows
-        self._start = [ops.convert_to_numpy(v) for v in (minimum, maximum)]
+        self.follows = validation.one_of("follows", follows, (False, True))
+        self._start = [
+            _numbers("minimum", minimum),
+            _numbers("maximum", maximum),
+        ]
+        if not np.all(self._start[0] <= self._start[1]):
+            raise ValueError(
+                "`minimum` must not lie above `maximum`. "
+                f"Received: minimum={minimum!r}, maximum={maximum!r}"
+            )
         self._engine = None
         if keras.backend.backend() == "tensorflow":
             self._engine = self.quantizer.to_tfmot()
 
     def build(self, input_shape):
         shape = (input_shape[-1],) if self.quantizer.per_axis else ()
+        for name, start in zip(
+            ("minimum", "maximum"), self._start, strict=True
+        ):
+            if start.shape not in ((), shape):
+                raise ValueError(
+                    f"`{name}` must be one number, or with `per_axis` one for "
+                    f"each of the channels, {shape}. "
+                    f"Received: {name}={start.tolist()!r}"
+                )
         self.minimum, self.maximum = (
             self.add_weight(
                 name=name,
@@ -152,3 +176,17 @@ class FakeQuantize(keras.layers.Layer):
             "maximum": self._start[1].tolist(),
             "follows": self.follows,
         }
+
+
+def _numbers(name: str, value: Any) -> np.ndarray:
+    """One number, or one for each channel."""
+    try:
+        numbers = np.asarray(ops.convert_to_numpy(value), "float32")
+    except (TypeError, ValueError):
+        numbers = np.array(np.nan)
+    if numbers.ndim > 1 or not np.all(np.isfinite(numbers)):
+        raise ValueError(
+            f"`{name}` must be a finite number, or a list of them. "
+            f"Received: {name}={value!r}"
+        )
+    return numbers

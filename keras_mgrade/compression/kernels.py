@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_mgrade import validation
 from keras_mgrade.compression.channels import Channels, Group
 from keras_mgrade.compression.products import Taps
 from keras_mgrade.layers.delay_conv1d import DelayConv1D
@@ -85,6 +86,7 @@ def groups(
     Raises:
         ValueError: If a layer is not there, or no channels can leave.
     """
+    validation.built_graph("model", model)
     mine = None
     if layers is not None:
         mine = {

@@ -27,10 +27,12 @@ class Mask:
 
         self.variable = variable
         scores = self.scores()
-        if rule.block_size != (1, 1) and 1 in scores.shape:
+        blocks = rule.block_size != (1, 1)
+        larger = any(np.greater(rule.block_size, scores.shape))
+        if blocks and (larger or 1 in scores.shape):
             raise ValueError(
-                "`block_size` is for matrices of several rows and columns; "
-                "name those in `layers`. "
+                "`block_size` is for matrices of several rows and columns, at "
+                "least as large as a block; name those in `layers`. "
                 f"Received: block_size={rule.block_size}, {variable.path} of "
                 f"shape {tuple(variable.shape)}"
             )

@@ -4,24 +4,28 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 from keras import ops
 
 from keras_mgrade import validation
 from keras_mgrade.callbacks.scheduled import sync
 from keras_mgrade.compression import kernels, tfmot_parts
 from keras_mgrade.compression.masks import Mask, UnitMask
+from keras_mgrade.compression.weight_callback import WeightCallback
 
 
-class Pruning(keras.callbacks.Callback):
+class Pruning(WeightCallback):
     """Sets the smallest weights of matrices to zero during `fit`.
 
     tensorflow-model-optimization computes the masks, on any backend: a model
     of the same weights ends with the same zeros as in its
     `prune_low_magnitude`. Weights that are zero already (of a training before,
-    or of a file) stay so. Name it before `RegrowDelays` in `callbacks`: taps
-    that have left then stay out, and others move. A best epoch that another
-    callback keeps may have fewer zeros than the last one:
+    or of a file) stay so.
+
+    Beside other callbacks: weights of one value leave or stay together, so
+    let a share leave before `Clustering`, and name `Pruning()` beside it,
+    which keeps the zeros. Name it before `RegrowDelays`: taps that have left
+    then stay out, and others move. A best epoch that another callback keeps
+    may have fewer zeros than the last one:
     `EarlyStopping(start_from_epoch=...)` looks at those that have all.
 
     Example:
@@ -77,43 +81,46 @@ class Pruning(keras.callbacks.Callback):
         sparsity_m_by_n: tuple[int, int] | None = None,
         structure: str = "weights",
     ):
-        super().__init__()
+        super().__init__(layers)
         self.structure = validation.one_of(
             "structure", structure, ("weights", "units", "taps")
         )
         self.schedule = _schedule(schedule)
-        self.layers = layers
         self.block_size = _pair("block_size", block_size)
         self.block_pooling_type = validation.one_of(
             "block_pooling_type", block_pooling_type, ("AVG", "MAX")
         )
         self.sparsity_m_by_n = sparsity_m_by_n
         if sparsity_m_by_n is not None:
-            self.sparsity_m_by_n = _pair("sparsity_m_by_n", sparsity_m_by_n)
-        if structure != "weights":
-            for name, given in (
-                ("block_size", self.block_size != (1, 1)),
-                ("sparsity_m_by_n", sparsity_m_by_n is not None),
-            ):
-                if given:
-                    raise ValueError(
-                        f"`{name}` is for single weights, "
-                        'structure="weights". '
-                        f"Received: {name}={getattr(self, name)}, "
-                        f"structure={structure!r}"
-                    )
+            self.sparsity_m_by_n = _few_of_many(sparsity_m_by_n)
+        self._check_that_they_go_together()
         self._masks: list[Mask] = []
 
+    def _check_that_they_go_together(self):
+        given = {
+            "block_size": self.block_size != (1, 1),
+            "sparsity_m_by_n": self.sparsity_m_by_n is not None,
+            "block_pooling_type": self.block_pooling_type != "AVG",
+        }
+        for name in given:
+            if given[name] and self.structure != "weights":
+                raise ValueError(
+                    f'`{name}` is for single weights, structure="weights". '
+                    f"Received: {name}={getattr(self, name)!r}, "
+                    f"structure={self.structure!r}"
+                )
+        if given["block_size"] and given["sparsity_m_by_n"]:
+            raise ValueError(
+                "`sparsity_m_by_n` is for single weights, not for blocks. "
+                f"Received: sparsity_m_by_n={self.sparsity_m_by_n}, "
+                f"block_size={self.block_size}"
+            )
+
     def on_train_begin(self, logs=None):
-        self._masks, self._begun = [], False
+        super().on_train_begin(logs)
+        self._masks = []
 
-    def on_epoch_begin(self, epoch, logs=None):
-        # Not at the training's begin: `BackupAndRestore` loads weights then.
-        if not self._begun:
-            self._begin()
-            self._begun = True
-
-    def _begin(self):
+    def begin(self):
         sync(self.model)
         self._first = self._next = self._iterations() + 1
         self._due = self.schedule
@@ -186,9 +193,23 @@ def _schedule(schedule: Any) -> Any:
 
 
 def _pair(name: str, value: Any) -> tuple[int, ...]:
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
+    try:
+        first, second = value
+        return tuple(
+            validation.positive_integer(name, part) for part in (first, second)
+        )
+    except (TypeError, ValueError):
         raise ValueError(
             f"`{name}` must be two positive integers. "
             f"Received: {name}={value!r}"
+        ) from None
+
+
+def _few_of_many(value: Any) -> tuple[int, ...]:
+    few, many = _pair("sparsity_m_by_n", value)
+    if few >= many:
+        raise ValueError(
+            "`sparsity_m_by_n` must be how many weights leave and of how many, "
+            f"(2, 4) say. Received: sparsity_m_by_n={value!r}"
         )
-    return tuple(validation.positive_integer(name, part) for part in value)
+    return few, many

@@ -11,6 +11,7 @@ import numpy as np
 from keras_mgrade import streaming, validation
 from keras_mgrade.compression.quantized_steps import QuantizedSteps, pack
 from keras_mgrade.compression.quantizers import Quantizer, read
+from keras_mgrade.graph_walk import graph_of
 
 WEIGHTS = Quantizer(
     "LastValueQuantizer", per_axis=True, symmetric=True, narrow_range=True
@@ -50,9 +51,10 @@ def quantization_aware(
     build up from step to step are not seen in training. One step at a time
     (`streaming_model`) every state is rounded as the device rounds it.
 
-    Delays stay where they are, dropout and regularizers are left behind, and
-    batch normalisation keeps its statistics. Weights that are zero stay so
-    with `Pruning()` among the callbacks.
+    Delays stay where they are; dropout, regularizers and `stateful` are left
+    behind; batch normalisation keeps its statistics. Weights that are zero
+    stay so with `Pruning()` among the callbacks, shared values with
+    `Clustering`.
 
     Args:
         model: A trained model that `export.to_tflite` takes, whose states are
@@ -72,18 +74,20 @@ def quantization_aware(
             in the same way. Defaults to `None`: `MovingAverageQuantizer`.
 
     Returns:
-        A functional model with the inputs and outputs of `model` and one
-        layer, `QuantizedSteps`.
+        A functional model with the inputs and outputs of `model`, by their
+        names, and one layer that computes, `QuantizedSteps`.
 
     Raises:
         ValueError: If the model cannot be exported, or has a state that
             depends on its past other than linearly (GRU, LSTM), or a
             quantizer rounds otherwise than the device.
     """
-    from keras_mgrade.export import to_tflite
+    from keras_mgrade.export import convert
+    from keras_mgrade.export import options as option
 
     validation.one_of("precision", precision, ("mixed", "int8", "int16x8"))
     weights, activations = _quantizers(weight_quantizer, activation_quantizer)
+    _check_layers(model)
     _, axes = streaming.stream_and_axes(model)
     if not all(axes.inputs):
         shapes = {x.name: tuple(x.shape) for x in model.inputs}
@@ -100,26 +104,25 @@ def quantization_aware(
     with tempfile.TemporaryDirectory(prefix="keras_mgrade_") as folder:
         path = pathlib.Path(folder)
 
-        def export(name, precision, **others):
-            return to_tflite(
-                model,
-                path / name,
-                precision,
-                calibration,
+        def export(precisions, **others):
+            wanted = option.check(
+                precisions,
                 delay_line=delay_line,
                 proof_steps=PROOF_STEPS,
+                # Training is what mends it.
+                refuse_deviation=False,
                 **others,
             )
+            target = path / "{precision}.tflite"
+            return convert.convert(model, target, calibration, wanted)
 
         if state_dtype == "float32":
             # From one start of the converter.
-            files = export("{precision}.tflite", ["float32", precision])
+            files = export(["float32", precision])
         else:
             files = {
-                "float32": export("float32.tflite", "float32"),
-                precision: export(
-                    "other.tflite", precision, state_dtype=state_dtype
-                ),
+                **export("float32"),
+                **export(precision, state_dtype=state_dtype),
             }
         made = files[precision]
         layer = QuantizedSteps(
@@ -137,14 +140,56 @@ def quantization_aware(
         for t in model.inputs
     ]
     # What it cannot compute is told here, not in the first training step.
-    layer([np.zeros((1, 2, *t.shape[2:]), t.dtype) for t in inputs])
-    outputs = layer(inputs if len(inputs) > 1 else inputs[0])
-    return keras.Model(inputs, outputs, name=f"{model.name}_quantized")
+    # Not by `__call__`, which would dress up the message.
+    layer.build([t.shape for t in inputs])
+    layer.call([np.zeros((1, 2, *t.shape[2:]), t.dtype) for t in inputs])
+    answers = layer(inputs if len(inputs) > 1 else inputs[0])
+    graph = graph_of(model)
+    if len(model.outputs) > 1:
+        answers = _named(answers, model.output_names)
+    return keras.Model(
+        keras.tree.pack_sequence_as(graph.input, inputs),
+        keras.tree.pack_sequence_as(graph.output, keras.tree.flatten(answers)),
+        name=f"{model.name}_quantized",
+    )
+
+
+def _named(answers: list[Any], names: list[str]) -> list[Any]:
+    """Answers by the names that losses and metrics know them by."""
+    named, taken = [], set()
+    for answer, name in zip(answers, names, strict=True):
+        # One layer may give several answers.
+        while name in taken:
+            name += "_again"
+        taken.add(name)
+        named.append(keras.layers.Identity(name=name)(answer))
+    return named
+
+
+def _check_layers(model: Any) -> None:
+    """Refuses what is known not to train, before anything is converted."""
+    from keras_mgrade.export import own_file
+
+    if own_file.comes_with(model):
+        raise ValueError(
+            "`model` is quantisation-aware already: fit it on, or start from "
+            "the model that it was made of. "
+            f"Received: model={model!r}"
+        )
+    parts = model._flatten_layers() if isinstance(model, keras.Layer) else ()
+    for part in parts:
+        if isinstance(part, keras.layers.Embedding):
+            raise ValueError(
+                "`model` may not have an Embedding: which row it looks up has "
+                "no gradient. Train it first, and quantise what reads its "
+                f"rows. Received: layer={part.name!r}"
+            )
 
 
 def _quantizers(weights: Any, activations: Any) -> tuple[Quantizer, Quantizer]:
     """Those given, or the usual ones, if the device rounds like that."""
-    weights = read("weight_quantizer", weights or WEIGHTS)
+    weights = WEIGHTS if weights is None else weights
+    weights = read("weight_quantizer", weights)
     if not (weights.symmetric and weights.narrow_range):
         raise ValueError(
             "`weight_quantizer` must be symmetric and narrow: weights in a "
@@ -156,7 +201,8 @@ def _quantizers(weights: Any, activations: Any) -> tuple[Quantizer, Quantizer]:
             "`weight_quantizer` must have at most 8 bits, as weights in a "
             f"file do. Received: weight_quantizer={weights}"
         )
-    activations = read("activation_quantizer", activations or ACTIVATIONS)
+    activations = ACTIVATIONS if activations is None else activations
+    activations = read("activation_quantizer", activations)
     if activations.num_bits != 8 or activations.per_axis:
         raise ValueError(
             "`activation_quantizer` must have 8 bits and one range for all "

@@ -5,6 +5,7 @@ TensorFlow they also do it (`FakeQuantize`); elsewhere only their words count.
 """
 
 import dataclasses
+import numbers
 from typing import Any
 
 KINDS = (
@@ -73,7 +74,9 @@ def read(argument: str, quantizer: Any) -> Quantizer:
                 f"Received: {argument}={quantizer!r}"
             )
         found = Quantizer(kind, **quantizer.get_config())
-    if found.kind not in KINDS or not 2 <= found.num_bits <= 16:
+    bits = found.num_bits
+    whole = isinstance(bits, numbers.Integral) and not isinstance(bits, bool)
+    if found.kind not in KINDS or not whole or not 2 <= bits <= 16:
         raise ValueError(
             f"`{argument}` must be one of {KINDS} with 2 to 16 bits. "
             f"Received: {argument}={found}"

@@ -157,8 +157,8 @@ class Run:
             raise ValueError(
                 "Quantisation-aware training computes all steps of a sequence "
                 "at once, and states that wait for one another cannot be. "
-                "Take a MinGRU in the place of an LSTM. Received: the state "
-                f"{state.name!r}"
+                "Take a MinGRU in the place of an LSTM. "
+                f"Received: state={state.name!r}"
             )
         self._solving.add(state.name)
         update = state_updates.StateUpdate(

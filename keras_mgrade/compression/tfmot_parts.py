@@ -37,6 +37,10 @@ def tfmot() -> Any:
         # It compares versions by distutils, which says that it is old.
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
+            import tensorflow
+
+            # Looked up once: with the variable set, that would be Keras 2.
+            _ = tensorflow.keras.layers
             import tensorflow_model_optimization
         except ImportError as error:
             raise ImportError(

@@ -120,7 +120,9 @@ def convert_all(job: dict[str, Any]) -> dict[str, Any]:
         path = pathlib.Path(job["paths"][precision])
         path.write_bytes(data)
         if options.window is None:
-            proof = prove.prove(path, precision, proved_on, reference)
+            proof = prove.prove(
+                path, precision, proved_on, reference, options.refuse_deviation
+            )
         else:
             proof = prove_window.prove(path, precision, cases)
         made = describe.describe(

@@ -17,6 +17,7 @@ from keras_mgrade.export import calibration as calibrations
 from keras_mgrade.export import container, own_file, process
 from keras_mgrade.export import options as option
 from keras_mgrade.export import result as results
+from keras_mgrade.export.options import Options
 from keras_mgrade.export.result import TFLiteModel
 
 
@@ -111,12 +112,6 @@ def to_tflite(
             and int16x8 to a quarter of the output's rms; an int8 state may
             forget, which is told and not refused. No file is written then.
     """
-    if importlib.util.find_spec("tensorflow") is None:
-        raise ImportError(
-            "The conversion needs TensorFlow, in a process of its own: "
-            "install keras_mgrade[tflite]"
-        )
-    several = not isinstance(precision, str)
     options = option.check(
         precision,
         state_dtype=state_dtype,
@@ -125,6 +120,19 @@ def to_tflite(
         window=window,
         proof_steps=proof_steps,
     )
+    models = convert(model, path, calibration, options)
+    return models[precision] if isinstance(precision, str) else models
+
+
+def convert(
+    model: Any, path: str | os.PathLike, calibration: Any, options: Options
+) -> dict[str, TFLiteModel]:
+    """`to_tflite` with options that were checked, always by precision."""
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ImportError(
+            "The conversion needs TensorFlow, in a process of its own: "
+            "install keras_mgrade[tflite]"
+        )
     wanted = list(options.precisions)
     paths = {p: _target(path, p, len(wanted) > 1) for p in wanted}
     _spare_the_model(model, paths)
@@ -148,8 +156,7 @@ def to_tflite(
         for p in wanted:
             _put(made[p], paths[p])
             outcome[p]["path"] = str(paths[p])
-    models = {p: results.from_json(outcome[p]) for p in wanted}
-    return models if several else models[wanted[0]]
+    return {p: results.from_json(outcome[p]) for p in wanted}
 
 
 def _target(

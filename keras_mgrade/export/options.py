@@ -11,7 +11,12 @@ PRECISIONS = ("float32", "mixed", "int8", "int16x8")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The arguments of `to_tflite`, which explains them."""
+    """The arguments of `to_tflite`, which explains them.
+
+    Attributes:
+        refuse_deviation: Whether a file that does not reproduce the Keras
+            stream is refused.
+    """
 
     precisions: tuple[str, ...]
     state_dtype: str = "float32"
@@ -19,6 +24,7 @@ class Options:
     delay_line: str = "graph"
     window: int | None = None
     proof_steps: int = 10_000
+    refuse_deviation: bool = True
 
     def __post_init__(self):
         # From JSON it comes as a list, which equals no tuple.

@@ -32,7 +32,8 @@ def comes_with(model: Any) -> bool:
     if isinstance(model, (str, os.PathLike)):
         config = container.read_config(pathlib.Path(model))
         return _mentions(config, REGISTERED)
-    return layer_of(model) is not None
+    parts = getattr(model, "_flatten_layers", tuple)()
+    return any(hasattr(part, "tflite_bytes") for part in parts)
 
 
 def _mentions(value: Any, text: str) -> bool:
@@ -49,11 +50,13 @@ def layer_of(model: Any) -> Any:
     Raises:
         ValueError: If there are other layers beside it.
     """
-    layers = [
+    every = [
         getattr(layer, "layer", layer)
         for layer in getattr(model, "layers", None) or []
-        if type(layer).__name__ != "InputLayer"
     ]
+    # Those name answers, and compute nothing.
+    silent = ("InputLayer", "Identity")
+    layers = [layer for layer in every if type(layer).__name__ not in silent]
     found = [layer for layer in layers if hasattr(layer, "tflite_bytes")]
     if found and len(layers) > 1:
         raise ValueError(
