@@ -172,6 +172,10 @@ def test_the_converted_file_needs_no_calibration(pair, tmp_path):
         scale = next(t for t in result.outputs if t.name == "output").scale
         steps = np.abs(np.array(answers) - wanted) / (256 * scale)
         assert np.mean(steps <= 3) >= 0.999
+        if runner is export.LiteRTRunner:
+            # It rounds where the model does, but for a few values half way
+            # between two integers; TFLite Micro rounds each product twice.
+            assert np.mean(steps <= 0.05) >= 0.99
     with pytest.raises(ValueError, match="quantisation-aware with.*int8"):
         export.to_tflite(model, tmp_path / "n.tflite", "int8")
 

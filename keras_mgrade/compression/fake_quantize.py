@@ -165,6 +165,13 @@ class FakeQuantize(keras.layers.Layer):
             )
         return low, high
 
+    def step(self) -> Any:
+        """How far the values that it rounds to lie apart."""
+        spec = self.quantizer
+        gaps = (1 << spec.num_bits) - (2 if spec.narrow_range else 1)
+        low = ops.convert_to_tensor(self.minimum)
+        return (ops.convert_to_tensor(self.maximum) - low) / gaps
+
     def compute_output_shape(self, input_shape):
         return input_shape
 

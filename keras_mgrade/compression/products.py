@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mgrade.compression.fake_quantize import FakeQuantize
+from keras_mgrade.compression.fake_quantize import SMALLEST, FakeQuantize
 from keras_mgrade.compression.lines import Window
 from keras_mgrade.compression.quantizers import Quantizer
 from keras_mgrade.export.moments import taps_of
@@ -72,16 +72,31 @@ class Product(keras.layers.Layer):
             return kernel
         return self.rounding(kernel, training=training)
 
-    def apply(self, x: Any, bias: int | None, training: bool) -> Any:
+    def apply(
+        self, x: Any, bias: int | None, training: bool, step: Any = None
+    ) -> Any:
         """Of `(batch, time, inputs)`, or of a window.
 
         Args:
             x: What the operator reads.
             bias: Which of the biases it adds; `None` for none.
             training: Whether ranges follow what comes.
+            step: How far the values of what it reads lie apart; `None` in
+                float.
         """
         y = self.multiply(x, training)
-        return y if bias is None else y + self.biases[bias]
+        return y if bias is None else y + self._rounded_bias(bias, step)
+
+    def _rounded_bias(self, bias, step):
+        """A bias as the file's integers give it, in steps of the products."""
+        exact = ops.convert_to_tensor(self.biases[bias])
+        if self.rounding is None or step is None:
+            return exact
+        steps = self.rounding.step() * step
+        # A channel of zeros has no steps, and a bias all the same.
+        steps = ops.maximum(steps, ops.abs(exact) / 2.0**30 + SMALLEST**2)
+        rounded = ops.round(exact / steps) * steps
+        return exact + ops.stop_gradient(rounded - exact)
 
     def multiply(self, x: Any, training: bool) -> Any:
         """Without a bias."""

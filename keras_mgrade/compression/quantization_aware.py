@@ -51,6 +51,13 @@ def quantization_aware(
     build up from step to step are not seen in training. One step at a time
     (`streaming_model`) every state is rounded as the device rounds it.
 
+    The file's answers are the model's: in LiteRT but for values half way
+    between two integers, that may take one each (int8 files one step at a
+    time, for the reason above). TFLite Micro rounds every product twice where
+    LiteRT rounds once, so that on the same file one value in some three
+    hundred differs by one; `deviations` of the result say how far both lie
+    from the model and from one another.
+
     Delays stay where they are; dropout, regularizers and `stateful` are left
     behind; batch normalisation keeps its statistics. Weights that are zero
     stay so with `Pruning()` among the callbacks, shared values with

@@ -47,6 +47,11 @@ class Run:
             return x
         return self.layer.points[point](x, training=self.training)
 
+    def _step(self, index):
+        """How far the values of a tensor lie apart; `None` in float."""
+        point = self.program.tensors[index].point
+        return None if point is None else self.layer.points[point].step()
+
     def _computed(self, index):
         tensor = self.program.tensors[index]
         if tensor.value is not None:
@@ -61,9 +66,9 @@ class Run:
         op = self.program.operators[number]
         if number in self.layer.uses:
             kernel, bias = self.layer.uses[number]
-            y = self.layer.products[kernel].apply(
-                self._read(op), bias, self.training
-            )
+            # Read first: the step is that of a range that has followed.
+            x, step = self._read(op), self._step(op.inputs[0])
+            y = self.layer.products[kernel].apply(x, bias, self.training, step)
             y = elementwise.activate(y, op.options)
         else:
             y = self._plain(op, index)
