@@ -29,7 +29,8 @@ class Tensor:
         kind: Element type in the file.
         scale: Of the integers, one or one a channel; `None` in float.
         zero_point: The integer that means zero.
-        value: What it holds in the float file if it is constant.
+        value: What it holds if it is constant: weights of products as in
+            the float file, which train; others as the integers have them.
         point: Number of the range that it shares; `None` if it has none.
     """
 
@@ -124,7 +125,7 @@ class Program:
         self._share_ranges()
 
     def _read_constants(self, model, plain) -> None:
-        """Constants as they were before they were quantised."""
+        """Constants, those that train as they were before."""
         before = [
             op
             for op in plain.subgraphs[0].operators
@@ -139,9 +140,17 @@ class Program:
             )
         for op, old in zip(computing, before, strict=True):
             op.sources = [int(i) for i in old.inputs]
+            weights = op.inputs[1:] if op.name in PRODUCTS else ()
             for index, source in zip(op.inputs, old.inputs, strict=True):
-                if index >= 0 and fb.is_constant(model, index):
-                    self.tensors[index].value = fb.constant(plain, int(source))
+                if index < 0 or not fb.is_constant(model, index):
+                    continue
+                tensor = self.tensors[index]
+                if tensor.scale is None or index in weights:
+                    tensor.value = fb.constant(plain, int(source))
+                else:
+                    whole = fb.constant(model, index).astype("float64")
+                    steps = (whole - tensor.zero_point) * tensor.scale
+                    tensor.value = steps.astype("float32")
 
     def _share_ranges(self) -> None:
         """Find which integer tensors have one range for all of them."""
