@@ -55,7 +55,29 @@ def shrink(model: keras.Model) -> keras.Model:
             continue
         for before, after in zip(_own(old), _own(new), strict=True):
             after.assign(_cut(before, channels, kept))
+    if model.compiled:
+        _compile_as(model, made)
     return made
+
+
+def _compile_as(model, made):
+    """Compiles `made` with the losses and metrics of `model`.
+
+    Keras's own copy goes by JSON, which has no functions of one's own.
+    """
+    # What counts, and so must not be shared; losses keep nothing.
+    kinds = (keras.Metric, keras.optimizers.Optimizer)
+    words = {**model._compile_config.config, "optimizer": model.optimizer}
+    made.compile(
+        **keras.tree.map_structure(
+            lambda x: (
+                type(x).from_config(x.get_config())
+                if isinstance(x, kinds)
+                else x
+            ),
+            words,
+        )
+    )
 
 
 def _clone(model, inputs, channels, kept, done):
@@ -91,7 +113,11 @@ def _clone(model, inputs, channels, kept, done):
         inputs,
         graph_of(model).input,
     )
-    return keras.models.clone_model(model, tensors, clone_function=smaller)
+    compiled, model.compiled = model.compiled, False
+    try:
+        return keras.models.clone_model(model, tensors, clone_function=smaller)
+    finally:
+        model.compiled = compiled
 
 
 def _kept(channels: Channels) -> dict[int, np.ndarray]:
