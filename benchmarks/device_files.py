@@ -39,6 +39,26 @@ def answers_of_file(runner, streams):
     return picked(found)
 
 
+def answers_of_model(model, streams):
+    """`(logits, labels)` of every labelled step, whole streams at once."""
+    longest = max(len(x) for x, _ in streams)
+    # What comes after a stream's end changes nothing before it.
+    padded = np.zeros((len(streams), longest, streams[0][0].shape[1]))
+    for row, (x, _) in zip(padded, streams, strict=True):
+        row[: len(x)] = x
+    found = model.predict(padded.astype("float32"), batch_size=4, verbose=0)
+    return picked(
+        [
+            (answer[: len(y)] if answer.ndim > 1 else answer, y)
+            for answer, (_, y) in zip(found, streams, strict=True)
+        ]
+    )
+
+
+def right(logits, labels):
+    return float(np.mean(logits.argmax(axis=-1) == labels))
+
+
 def picked(found):
     """Where there is a label; the last step of a model with one answer."""
     logits = [

@@ -1,10 +1,10 @@
-"""How far the answers of a quantisation-aware model and of its file lie apart.
+"""How far a quantisation-aware model and its file lie apart, and how right.
 
     KERAS_BACKEND=jax python benchmarks/quantized_steps.py
 
-On whole test streams of two tasks, in LiteRT and in TFLite Micro, and these
-beside one another; in steps of the output scale of eight bits. Models are those
-of `smaller.py`, in `--models`. Results go to `results/quantized_steps.md`.
+Trainings of two tasks, whole test streams, in LiteRT and in TFLite Micro,
+and these beside one another. Models are those of `smaller.py`, in `--models`.
+Results go to `results/quantized_steps.json` and, as a table, `.md`.
 """
 
 import argparse
@@ -13,46 +13,83 @@ import pathlib
 import numpy as np
 
 import device_tasks
-import machine
+from device_files import answers_of_file, answers_of_model, right
 from keras_mgrade import export
-from results_file import write_whole
+from results_file import ResultsFile, percent, write_whole
 from smaller_ways import LINES, Ways
 
+TASKS = ("activity", "digits")
 PRECISIONS = ("mixed", "int8")
-RUNNERS = {"LiteRT": export.LiteRTRunner, "TFLM": export.TFLMRunner}
+PAIRS = (("LiteRT", "model"), ("TFLM", "model"), ("TFLM", "LiteRT"))
 
 
-def answers(run, streams):
-    return np.concatenate([np.atleast_2d(run(x)) for x, _ in streams])
-
-
-def compare(model, precision, streams, folder):
-    """`{pair: steps that each answer lies apart}`."""
+def score(made, precision, folder):
+    """A row: who is right how often, who lies how far from whom."""
+    streams = made.behind.streams()
+    before, labels = answers_of_model(made.floats(), streams)
+    model = made.quantised(precision)
+    found = {"model": answers_of_model(model, streams)[0]}
     file = export.to_tflite(
         model, folder / "steps.tflite", precision, proof_steps=1000, **LINES
     )
-    found = {
-        "model": answers(
-            lambda x: model.predict(x[None], verbose=0)[0], streams
-        )
-    }
-    for name, kind in RUNNERS.items():
-        runner = kind(file.path)
+    for name, kind in (
+        ("LiteRT", export.LiteRTRunner),
+        ("TFLM", export.TFLMRunner),
+    ):
+        found[name] = answers_of_file(kind(file.path), streams)[0]
+    row = {"float": right(before, labels)}
+    row |= {name: right(answers, labels) for name, answers in found.items()}
+    answer = next(t for t in file.outputs if t.name == "output")
+    # Of the 256 that eight bits make of the range.
+    step = answer.scale * (256 if "16" in str(answer.dtype) else 1)
+    for one, other in PAIRS:
+        apart = np.abs(found[one] - found[other]) / step
+        row[f"{one} - {other}"] = {
+            "within 3": float(np.mean(apart <= 3)),
+            "most": float(apart.max()),
+            "rms": float(np.sqrt(np.mean(apart**2))),
+        }
+    return row
 
-        def run(x, runner=runner):
-            runner.reset()
-            y = runner.run(x)
-            # Digits have one answer, that after the last step.
-            return y if len(model.output.shape) == 3 else y[-1]
 
-        found[name] = answers(run, streams)
-    tensor = next(t for t in file.outputs if t.name == "output")
-    step = tensor.scale * (256 if tensor.dtype == "int16" else 1)
-    pairs = (("LiteRT", "model"), ("TFLM", "model"), ("TFLM", "LiteRT"))
-    return {
-        f"{one} - {other}": np.abs(found[one] - found[other]) / step
-        for one, other in pairs
-    }
+def table(results):
+    """A row for each task and precision, of all seeds."""
+    text = [
+        "# Quantisation-aware models beside their files",
+        "",
+        "Whole test streams. Right, in per cent: mean and standard deviation "
+        "of the trainings. Lost: points beside the same training in float. "
+        "Apart: share of the answers at most 3 steps of eight bits apart, the "
+        "largest distance and the rms, in steps; the worst training. The "
+        "model computes whole sequences: in int8 it "
+        "rounds no state within one, and its file does.",
+        "",
+        "| task | file | trainings | float | LiteRT | lost | "
+        + " | ".join(" - ".join(pair) for pair in PAIRS)
+        + " |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for task in TASKS:
+        for precision in PRECISIONS:
+            rows = results.group(task=task, precision=precision)
+            if not rows:
+                continue
+            lost = [100 * (row["float"] - row["LiteRT"]) for row in rows]
+            cells = [
+                task,
+                precision,
+                str(len(rows)),
+                percent(rows, "float"),
+                percent(rows, "LiteRT"),
+                f"{np.mean(lost):.2f}",
+            ]
+            for pair in PAIRS:
+                apart = [row[" - ".join(pair)] for row in rows]
+                share = min(a["within 3"] for a in apart)
+                most, rms = (max(a[k] for a in apart) for k in ("most", "rms"))
+                cells.append(f"{share:.3%}, {most:.1f}, {rms:.2f}")
+            text.append(f"| {' | '.join(cells)} |")
+    return "\n".join(text) + "\n"
 
 
 def main():
@@ -67,42 +104,19 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     arguments = parser.parse_args()
     arguments.models.mkdir(parents=True, exist_ok=True)
-    about = machine.description()
-    lines = [
-        "# A quantisation-aware model beside its file",
-        "",
-        "Share of the answers at most 3 steps of eight bits apart, and the "
-        "largest distance in steps, on whole test streams. In mixed files "
-        "the model computes whole sequences as the file does step by step; in "
-        "int8 files it rounds no state within a sequence, and the file does. "
-        f"Keras {about['keras']}, {about['backend']}, {about['machine']}.",
-        "",
-        "| task | seed | file | LiteRT - model | TFLM - model "
-        "| TFLM - LiteRT |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name in ("activity", "digits"):
+    results = ResultsFile("quantized_steps", "task", "seed", "precision")
+    for name in TASKS:
         task = device_tasks.TASKS[name](
             *([arguments.digits] if name == "digits" else [])
         )
         for seed in arguments.seeds:
             made = Ways(arguments.models, name, task, seed)
             for precision in PRECISIONS:
-                apart = compare(
-                    made.quantised(precision),
-                    precision,
-                    made.behind.streams(),
-                    arguments.models,
-                )
-                cells = [
-                    f"{100 * np.mean(steps <= 3):.3f} %, {steps.max():.1f}"
-                    for steps in apart.values()
-                ]
-                row = [name, str(seed), precision, *cells]
-                lines.append(f"| {' | '.join(row)} |")
-                print(lines[-1], flush=True)
-    path = pathlib.Path(__file__).resolve().parent / "results"
-    write_whole(path / "quantized_steps.md", "\n".join(lines) + "\n")
+                if not results.has(name, seed, precision):
+                    row = score(made, precision, arguments.models)
+                    keys = {"task": name, "seed": seed, "precision": precision}
+                    results.add({**keys, **row})
+    write_whole(results.path.with_suffix(".md"), table(results))
 
 
 if __name__ == "__main__":

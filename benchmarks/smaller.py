@@ -15,7 +15,7 @@ import pathlib
 import numpy as np
 
 import device_tasks
-from device_files import answers_of_file, picked
+from device_files import answers_of_file, answers_of_model, right
 from device_measure import arena
 from keras_mgrade import export
 from results_file import ResultsFile, percent, write_whole
@@ -98,26 +98,6 @@ def score(model, precision, made, folder):
         off = np.mean((answers - wanted) ** 2)
         row["sequence rms"] = float(np.sqrt(off / power))
     return row
-
-
-def answers_of_model(model, streams):
-    """`(logits, labels)` of every labelled step, whole streams at once."""
-    longest = max(len(x) for x, _ in streams)
-    # What comes after a stream's end changes nothing before it.
-    padded = np.zeros((len(streams), longest, streams[0][0].shape[1]))
-    for row, (x, _) in zip(padded, streams, strict=True):
-        row[: len(x)] = x
-    found = model.predict(padded.astype("float32"), batch_size=4, verbose=0)
-    return picked(
-        [
-            (answer[: len(y)] if answer.ndim > 1 else answer, y)
-            for answer, (_, y) in zip(found, streams, strict=True)
-        ]
-    )
-
-
-def right(logits, labels):
-    return float(np.mean(logits.argmax(axis=-1) == labels))
 
 
 def table(results, tasks):
