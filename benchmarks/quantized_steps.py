@@ -41,7 +41,9 @@ def score(made, precision, folder):
     row |= {name: right(answers, labels) for name, answers in found.items()}
     answer = next(t for t in file.outputs if t.name == "output")
     # Of the 256 that eight bits make of the range.
-    step = answer.scale * (256 if "16" in str(answer.dtype) else 1)
+    step = answer.scale or np.ptp(found["LiteRT"]) / 256
+    if "int16" in str(answer.dtype):
+        step *= 256
     for one, other in PAIRS:
         apart = np.abs(found[one] - found[other]) / step
         row[f"{one} - {other}"] = {

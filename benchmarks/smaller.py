@@ -181,20 +181,25 @@ def main():
         help="folder of trained models",
     )
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
+    parser.add_argument(
+        "--ways", nargs="*", choices=WAYS, default=list(WAYS), metavar="WAY"
+    )
+    parser.add_argument("--results", default="smaller", help="their name")
     arguments = parser.parse_args()
     arguments.models.mkdir(parents=True, exist_ok=True)
-    results = ResultsFile("smaller", "task", "seed", "way")
+    results = ResultsFile(arguments.results, "task", "seed", "way")
     names = ("activity", "digits")
     for seed in arguments.seeds:
         for name in names:
-            if all(results.has(name, seed, way) for way in WAYS):
+            if all(results.has(name, seed, way) for way in arguments.ways):
                 continue
             task = device_tasks.TASKS[name](
                 *([arguments.digits] if name == "digits" else [])
             )
             made = Ways(arguments.models, name, task, seed)
             for way, make, precision in models(made):
-                if not results.has(name, seed, way):
+                done = results.has(name, seed, way)
+                if way in arguments.ways and not done:
                     row = score(make(), precision, made, arguments.models)
                     results.add({"task": name, "seed": seed, "way": way, **row})
     write_whole(results.path.with_suffix(".md"), table(results, names))
