@@ -7,18 +7,14 @@ and these beside one another. Models are those of `smaller.py`, in `--models`.
 Results go to `results/quantized_steps.json` and, as a table, `.md`.
 """
 
-import argparse
-import pathlib
-
 import numpy as np
 
-import device_tasks
+import smaller_ways
 from device_files import answers_of_file, answers_of_model, right
 from keras_mgrade import export
-from results_file import ResultsFile, percent, write_whole
-from smaller_ways import LINES, Ways
+from results_file import ResultsFile, write_whole
+from smaller_ways import LINES, NAMES
 
-TASKS = ("activity", "digits")
 PRECISIONS = ("mixed", "int8")
 PAIRS = (("LiteRT", "model"), ("TFLM", "model"), ("TFLM", "LiteRT"))
 
@@ -59,7 +55,7 @@ def table(results):
     text = [
         "# Quantisation-aware models beside their files",
         "",
-        "Whole test streams. Right, in per cent: mean and standard deviation "
+        "Whole test streams. Right, in per cent: mean "
         "of the trainings. Lost: points beside the same training in float. "
         "Apart: share of the answers at most 3 steps of eight bits apart, the "
         "largest distance and the rms, in steps; the worst training. The "
@@ -71,19 +67,20 @@ def table(results):
         + " |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for task in TASKS:
+    for task in NAMES:
         for precision in PRECISIONS:
             rows = results.group(task=task, precision=precision)
             if not rows:
                 continue
-            lost = [100 * (row["float"] - row["LiteRT"]) for row in rows]
+            means = [
+                100 * np.mean([row[who] for row in rows])
+                for who in ("float", "LiteRT")
+            ]
             cells = [
                 task,
                 precision,
                 str(len(rows)),
-                percent(rows, "float"),
-                percent(rows, "LiteRT"),
-                f"{np.mean(lost):.2f}",
+                *(f"{mean:.2f}" for mean in (*means, means[0] - means[1])),
             ]
             for pair in PAIRS:
                 apart = [row[" - ".join(pair)] for row in rows]
@@ -95,24 +92,15 @@ def table(results):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--digits", help="recordings, see device_tasks.py")
-    parser.add_argument(
-        "--models",
-        type=pathlib.Path,
-        default=pathlib.Path("device_models"),
-        help="folder of trained models",
-    )
+    parser = smaller_ways.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     arguments = parser.parse_args()
-    arguments.models.mkdir(parents=True, exist_ok=True)
     results = ResultsFile("quantized_steps", "task", "seed", "precision")
-    for name in TASKS:
-        task = device_tasks.TASKS[name](
-            *([arguments.digits] if name == "digits" else [])
-        )
+    for name in NAMES:
         for seed in arguments.seeds:
-            made = Ways(arguments.models, name, task, seed)
+            if all(results.has(name, seed, p) for p in PRECISIONS):
+                continue
+            made = smaller_ways.ways(arguments, name, seed)
             for precision in PRECISIONS:
                 if not results.has(name, seed, precision):
                     row = score(made, precision, arguments.models)

@@ -8,18 +8,16 @@ where the last one ended. Results go to `results/smaller.json` and, as a table,
 `smaller.md`.
 """
 
-import argparse
 import gzip
-import pathlib
 
 import numpy as np
 
-import device_tasks
+import smaller_ways
 from device_files import answers_of_file, answers_of_model, right
 from device_measure import arena
 from keras_mgrade import export
 from results_file import ResultsFile, percent, write_whole
-from smaller_ways import LINES, Ways
+from smaller_ways import LINES, NAMES
 
 SEEDS = range(5)
 FLOAT = "float"
@@ -105,9 +103,9 @@ def table(results, tasks):
     text = [
         "# Smaller models",
         "",
-        "Five trainings, whole test sets. Right: of the file in LiteRT (of "
-        "the model, in the first row). Lost: points beside the same training "
-        "in float, mean and standard deviation of the pairs; bold where it is "
+        "Means of the trainings, whole test sets. Right: of the file in "
+        "LiteRT (of the model, in the first row). Lost: points beside the "
+        "same training in float, mean and standard deviation of the pairs; bold where it is "
         "more than was aimed at. Flash: bytes of the file, and compressed "
         "(gzip). RAM: bytes that hold values between steps (states, delay "
         "lines) and within one (tensors), and with TFLite Micro's own "
@@ -172,37 +170,25 @@ def columns(rows, before, most):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--digits", help="recordings, see device_tasks.py")
-    parser.add_argument(
-        "--models",
-        type=pathlib.Path,
-        default=pathlib.Path("device_models"),
-        help="folder of trained models",
-    )
+    parser = smaller_ways.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
     parser.add_argument(
         "--ways", nargs="*", choices=WAYS, default=list(WAYS), metavar="WAY"
     )
     parser.add_argument("--results", default="smaller", help="their name")
     arguments = parser.parse_args()
-    arguments.models.mkdir(parents=True, exist_ok=True)
     results = ResultsFile(arguments.results, "task", "seed", "way")
-    names = ("activity", "digits")
     for seed in arguments.seeds:
-        for name in names:
+        for name in NAMES:
             if all(results.has(name, seed, way) for way in arguments.ways):
                 continue
-            task = device_tasks.TASKS[name](
-                *([arguments.digits] if name == "digits" else [])
-            )
-            made = Ways(arguments.models, name, task, seed)
+            made = smaller_ways.ways(arguments, name, seed)
             for way, make, precision in models(made):
                 done = results.has(name, seed, way)
                 if way in arguments.ways and not done:
                     row = score(make(), precision, made, arguments.models)
                     results.add({"task": name, "seed": seed, "way": way, **row})
-    write_whole(results.path.with_suffix(".md"), table(results, names))
+    write_whole(results.path.with_suffix(".md"), table(results, NAMES))
 
 
 if __name__ == "__main__":

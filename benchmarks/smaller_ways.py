@@ -1,8 +1,11 @@
 """The ways to a smaller model, from one trained model of a task."""
 
+import argparse
+import pathlib
+
 import keras
 
-from device_tasks import Behind, kept, trained
+from device_tasks import TASKS, Behind, kept, trained
 from keras_mgrade.compression import (
     Clustering,
     Pruning,
@@ -21,6 +24,29 @@ STRUCTURED = 0.5
 PRUNE, CLUSTER, QUANTISE = 1.0, 0.25, 0.1
 # Who keeps the delay lines: each channel's ends at its own longest delay.
 LINES = {"delay_line": "application"}
+
+# Of `device_tasks.TASKS`.
+NAMES = ("activity", "digits")
+
+
+def parser(about):
+    """Where recordings and models lie."""
+    made = argparse.ArgumentParser(description=about.splitlines()[0])
+    made.add_argument("--digits", help="recordings, see device_tasks.py")
+    made.add_argument(
+        "--models",
+        type=pathlib.Path,
+        default=pathlib.Path("device_models"),
+        help="folder of trained models",
+    )
+    return made
+
+
+def ways(arguments, name, seed):
+    """The `Ways` of a task and seed, by what `parser` found."""
+    data = [arguments.digits] if name == "digits" else []
+    arguments.models.mkdir(parents=True, exist_ok=True)
+    return Ways(arguments.models, name, TASKS[name](*data), seed)
 
 
 class Ways:

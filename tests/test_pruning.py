@@ -205,6 +205,8 @@ def test_only_the_layers_that_are_named(rng):
     assert shares == [0.0, 0.5]
     with pytest.raises(ValueError, match="`layers` must be .* Received"):
         model.fit(x, y, verbose=0, callbacks=[Pruning(0.5, layers=["no"])])
+    with pytest.raises(ValueError, match="`layers` must be .* Received"):
+        model.fit(x, y, verbose=0, callbacks=[Pruning(0.5, layers=[Pruning])])
 
 
 def test_parts_of_the_same_name(rng):

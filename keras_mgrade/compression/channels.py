@@ -173,19 +173,18 @@ class Channels:
 
     def _composite(self, layer, node):
         made = self.layers.setdefault(id(layer), {})
+        within = []
 
         def apply(part, x):
             y = self._layer(part, [x])
             if part is layer.mlp_expansion:
                 made["hidden"] = y.group
             if part is layer.recurrence:
-                made["recurrence"] = y.group
+                within.append(y)
             return y
 
-        y = layer.compose(node, apply)
-        if "recurrence" in made:
-            # Even where a Dense layer lies between: both are `units` wide.
-            self.join([y, _Node(made["recurrence"], self)])
+        # Even where a Dense layer lies between: both are `units` wide.
+        y = self.join([layer.compose(node, apply), *within])
         made["units"] = y.group
         made["input"] = node.group
         return y

@@ -85,7 +85,6 @@ class Clustering(WeightCallback):
         self._clusters: list[_Clusters] = []
 
     def begin(self):
-        sync(self.model)
         found = kernels.matrices(self.model, self.layers)
         # Of a fit before, unless other weights were loaded in between.
         known = {id(c.variable): c for c in self._clusters if c.holds()}

@@ -121,7 +121,6 @@ class Pruning(WeightCallback):
         self._masks = []
 
     def begin(self):
-        sync(self.model)
         self._first = self._next = self._iterations() + 1
         self._due = self.schedule
         if isinstance(self.schedule, float):

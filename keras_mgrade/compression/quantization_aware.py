@@ -54,9 +54,8 @@ def quantization_aware(
     The file's answers are the model's: in LiteRT but for values half way
     between two integers, that may take one each (int8 files one step at a
     time, for the reason above). TFLite Micro rounds every product twice where
-    LiteRT rounds once, so that on the same file one value in some three
-    hundred differs by one; `deviations` of the result say how far both lie
-    from the model and from one another.
+    LiteRT rounds once, so the two differ on the same file; `deviations` of
+    the result say how far both lie from the model and from one another.
 
     Delays stay where they are; dropout, regularizers and `stateful` are left
     behind; batch normalisation keeps its statistics. Weights that are zero

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_mgrade import validation
+from keras_mgrade.callbacks.scheduled import sync
 
 
 class WeightCallback(keras.callbacks.Callback):
@@ -38,6 +39,7 @@ class WeightCallback(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         # Not at the training's begin: `BackupAndRestore` loads weights then.
         if not self._begun:
+            sync(self.model)
             self.begin()
             self._begun = True
 

@@ -14,7 +14,7 @@ class Options:
     """The arguments of `to_tflite`, which explains them.
 
     Attributes:
-        refuse_deviation: Whether a file that does not reproduce the Keras
+        refuse_deviation: Whether a step file that does not reproduce the Keras
             stream is refused.
     """
 

@@ -118,7 +118,9 @@ def write(
     proved_on = prove.proof_columns(columns, options.proof_steps)
     reference = prove.keras_outputs(stream, len(columns))(proved_on)
     precision = options.precisions[0]
-    proof = prove.prove(path, precision, proved_on, reference)
+    proof = prove.prove(
+        path, precision, proved_on, reference, options.refuse_deviation
+    )
     return describe.describe(
         path, precision, layouts, proof, {}, options, proved_on
     )
