@@ -105,8 +105,8 @@ def table(results, tasks):
         "",
         "Means of the trainings, whole test sets. Right: of the file in "
         "LiteRT (of the model, in the first row). Lost: points beside the "
-        "same training in float, mean and standard deviation of the pairs; bold where it is "
-        "more than was aimed at. Flash: bytes of the file, and compressed "
+        "same training in float, mean and standard deviation of the pairs; "
+        "bold where it is more than was aimed at. Flash: bytes of the file, and compressed "
         "(gzip). RAM: bytes that hold values between steps (states, delay "
         "lines) and within one (tensors), and with TFLite Micro's own "
         "(arena); lines are the program's. Apart: the file's answers from the "
