@@ -106,13 +106,14 @@ def table(results, tasks):
         "Means of the trainings, whole test sets. Right: of the file in "
         "LiteRT (of the model, in the first row). Lost: points beside the "
         "same training in float, mean and standard deviation of the pairs; "
-        "bold where it is more than was aimed at. Flash: bytes of the file, and compressed "
-        "(gzip). RAM: bytes that hold values between steps (states, delay "
-        "lines) and within one (tensors), and with TFLite Micro's own "
-        "(arena); lines are the program's. Apart: the file's answers from the "
-        "quantisation-aware model's, rms, one step at a time and over whole "
-        "sequences, where no state is rounded. Drift: how far apart the last "
-        "1,000 of 10,000 single steps are, over the first 1,000.",
+        "bold where it is more than was aimed at. Flash: bytes of the file, "
+        "and compressed (gzip). RAM: bytes that hold values between steps "
+        "(states, delay lines) and within one (tensors), and with TFLite "
+        "Micro's own (arena); lines are the program's. Apart: the file's "
+        "answers from the quantisation-aware model's, rms, one step at a time "
+        "and over whole sequences, where no state is rounded. Drift: how far "
+        "apart the last 1,000 of 10,000 single steps are, over the first "
+        "1,000.",
     ]
     for task in tasks:
         text += [
